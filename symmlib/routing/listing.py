@@ -1,0 +1,52 @@
+"""A routing table as rows for people: which backend serves which sizes, and on whose word (`symmlib routes show`)."""
+
+import pandas as pd
+
+from symmlib.errors import UsageError
+from symmlib.routing.table import RoutingTable, Table
+from symmlib.sizes import format_size
+
+COLUMNS = ["device", "world_size", "dtype", "mode", "multicast", "from_bytes", "to_bytes", "sizes", "backend", "why"]
+
+
+def show(
+    table: RoutingTable,
+    *,
+    device: str | None = None,
+    world_size: int | None = None,
+    dtype: str | None = None,
+    mode: str | None = None,
+) -> pd.DataFrame:
+    """One row per route of every table that matches the arguments given, in order of size.
+
+    `from_bytes` and `to_bytes` are inclusive (`to_bytes` empty: no upper bound); `sizes` says the same in words; `why`
+    is the interval of the crossover, where measured, and the table's source. Raises `UsageError` where nothing
+    matches, with what there is.
+    """
+    wanted = {"device": device, "world_size": world_size, "dtype": dtype, "mode": mode}
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    matching = [one for one in table.tables if all(getattr(one, key) == value for key, value in wanted.items())]
+    if not matching:
+        asked = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in wanted.items())
+        have = "; ".join(
+            f"{key.replace('_', ' ')} {', '.join(str(one) for one in sorted({getattr(t, key) for t in table.tables}))}"
+            for key in wanted
+        )
+        raise UsageError(f"no table for {asked or 'anything: the file is empty'}. There is: {have or 'nothing'}.")
+    rows = [row for one in sorted(matching, key=lambda one: one.key) for row in _rows(one)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"to_bytes": "Int64"})
+
+
+def _rows(table: Table) -> list[list]:
+    rows, start = [], 1
+    for route in table.routes:
+        why = table.source
+        if route.crossover_bytes:
+            low, high = route.crossover_bytes
+            why = f"crossover between {format_size(low)} and {format_size(high)} (95 %); {why}"
+        words = "every size" if len(table.routes) == 1 else f"up to {format_size(route.max_bytes)}"
+        if route.max_bytes is None and start > 1:
+            words = f"above {format_size(start - 1)}"
+        rows.append([*table.key, start, route.max_bytes, words, route.backend, why])
+        start = (route.max_bytes or 0) + 1
+    return rows
