@@ -44,9 +44,12 @@ def _rows(table: Table) -> list[list]:
         if route.crossover_bytes:
             low, high = route.crossover_bytes
             why = f"crossover between {format_size(low)} and {format_size(high)} (95 %); {why}"
-        words = "every size" if len(table.routes) == 1 else f"up to {format_size(route.max_bytes)}"
-        if route.max_bytes is None and start > 1:
-            words = f"above {format_size(start - 1)}"
-        rows.append([*table.key, start, route.max_bytes, words, route.backend, why])
+        rows.append([*table.key, start, route.max_bytes, _in_words(start, route.max_bytes), route.backend, why])
         start = (route.max_bytes or 0) + 1
     return rows
+
+
+def _in_words(first: int, last: int | None) -> str:
+    if last is None:
+        return "every size" if first == 1 else f"above {format_size(first - 1)}"
+    return f"up to {format_size(last)}"
