@@ -1,0 +1,122 @@
+"""Commands that the suite starts, and the certainty that they end with it.
+
+Everything that symmlib starts (torchrun, vLLM, papermill) goes through `ProcessGroup`. Between the two stands a small
+supervisor (`supervise.py`) that holds a pipe to this process: when this process ends, even by SIGKILL, the pipe closes
+and the supervisor ends the command and all of its descendants, by id.
+"""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from symmlib.errors import SymmlibError, UsageError
+
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+
+
+class ProcessGroup:
+    """A command and everything it starts, running from construction until its own end or `end()`.
+
+    `argv`: the command; its output and error stream both go to the file `log` (made anew, with its directories).
+    `env`: changes to this process's environment; a value of None takes a variable away.
+    `cwd`: where it runs; here by default.
+    `pid` is the command's process id, and that of its process group.
+
+    Raises `SymmlibError` if the command cannot be started, `UsageError` if the log cannot be written. Use it as a
+    context manager: leaving it ends the group whatever happens.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        log: Path,
+        env: dict[str, str | None] | None = None,
+        cwd: Path | None = None,
+    ):
+        self.argv = [str(part) for part in argv]
+        self.log = Path(log)
+        environment = {**os.environ, **(env or {})}
+        environment = {name: str(value) for name, value in environment.items() if value is not None}
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            output = open(self.log, "wb")  # noqa: SIM115 - closed below, once the supervisor holds it
+        except OSError as error:
+            raise UsageError(f"cannot write the log {self.log}: {error.strerror}. Choose another directory.") from None
+        control, writing = os.pipe()
+        reading, status = os.pipe()
+        # A file object, so that dropping the last reference to this group ends it as well.
+        self._control = os.fdopen(writing, "wb", buffering=0)
+        try:
+            with output:
+                self._supervisor = subprocess.Popen(
+                    # -I -S: nothing of the user's Python set-up may get between us and a clean end.
+                    [sys.executable, "-I", "-S", str(_SUPERVISOR), str(control), str(status), *self.argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=cwd,
+                    pass_fds=(control, status),
+                    start_new_session=True,  # Ctrl-C reaches us only; we end the group in order
+                )
+        finally:
+            os.close(control)
+            os.close(status)
+        with os.fdopen(reading) as lines:
+            word, _, rest = lines.readline().strip().partition(" ")
+        if word != "pid":
+            self.end(0)
+            raise SymmlibError(f"cannot start {self.command}: {rest or self.tail(5) or 'the supervisor failed'}.")
+        self.pid = int(rest)
+
+    @property
+    def command(self) -> str:
+        """The command line as one would type it, shortened to fit a message."""
+        line = shlex.join(self.argv)
+        return line if len(line) <= 200 else f"{line[:197]}..."
+
+    def poll(self) -> int | None:
+        """None while the command runs, then its exit status; -N if signal N ended it."""
+        return self._supervisor.poll()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for the command's end and return its exit status; after `timeout_s` raise `SymmlibError`.
+
+        A time-out leaves the command running: `end` it, or leave the context.
+        """
+        try:
+            return self._supervisor.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise SymmlibError(
+                f"{self.command} did not end within {timeout_s:g} s. The end of its log {self.log}:\n{self.tail()}"
+            ) from None
+
+    def end(self, grace_s: float = 10) -> None:
+        """SIGTERM to the group; after `grace_s` seconds SIGKILL to it and all its descendants. Safe to call again."""
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or was asked before
+            self._control.write(f"{grace_s}\n".encode())
+        self._control.close()
+        try:
+            self._supervisor.wait(grace_s + 20)  # the supervisor's own patience with SIGKILL is 10 s
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+
+    def tail(self, lines: int = 20) -> str:
+        """The last `lines` lines of the log, read from its end only: server logs grow large."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * lines))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def __enter__(self) -> "ProcessGroup":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.end()
