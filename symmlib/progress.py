@@ -1,0 +1,47 @@
+"""One plain line at a time that tells a person what is running and how much is left.
+
+The same line suits a terminal, a notebook and a log. Processes that a run starts inherit its clock and the name of its
+step, so the elapsed times of all of them read as one story.
+"""
+
+import os
+import time
+
+CLOCK = "SYMMLIB_CLOCK"  # CLOCK_MONOTONIC at the start of the run, in seconds: one clock for all processes of a host
+STEP = "SYMMLIB_STEP"  # the notebook that is running, such as 02_allreduce
+
+_loaded = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Print one flushed line: elapsed time, the running step, `text`; such as `[ 1:23] 02_allreduce: launch 2 of 3`."""
+    step = os.environ.get(STEP)
+    print(f"[{_clock(elapsed_s())}] {f'{step}: ' if step else ''}{text}", flush=True)
+
+
+def elapsed_s() -> float:
+    """Seconds since the run started, or since this module was loaded where there is no run."""
+    return time.monotonic() - float(os.environ.get(CLOCK, _loaded))
+
+
+def start_clock() -> None:
+    """Count from now, here and in every process started from here."""
+    os.environ[CLOCK] = repr(time.monotonic())
+
+
+def enter_step(name: str) -> None:
+    """Name the step in front of every following line, here and in every process started from here."""
+    os.environ[STEP] = name
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as people say them: '40 s', '3 min', '2 h 10 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes:2}:{rest:02}"
