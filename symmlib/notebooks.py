@@ -8,6 +8,7 @@ A notebook's parameters are the annotated assignments of its cell tagged `parame
 """
 
 import ast
+import atexit
 import contextlib
 import json
 import os
@@ -125,7 +126,26 @@ def begin(name: str, namespace: dict) -> Run:
     progress.enter_step(name)
     run = Run.create(Profile("interactive", f"{name}, by hand", {name: settings}))
     progress.say(f"results go to {os.path.relpath(run.path)}")
+    _finish_with_kernel(run, name, settings)
     return run
+
+
+def _finish_with_kernel(run: Run, name: str, settings: dict) -> None:
+    """Keep the step `name` of a run made by hand open until the kernel ends; it is ok if the last cell was."""
+    last_cell = types.SimpleNamespace(error=None)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell:
+        shell.events.register("post_run_cell", lambda result: setattr(last_cell, "error", result.error_in_exec))
+    step = run.step(name, settings)
+    step.__enter__()
+
+    def finish() -> None:
+        error = last_cell.error
+        with contextlib.suppress(BaseException):  # the step raises its error again; it has told the notebook already
+            step.__exit__(type(error) if error else None, error, None)
+        run.finish()
+
+    atexit.register(finish)
 
 
 def _injected(cells: list[str]) -> list[str]:

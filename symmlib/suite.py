@@ -1,0 +1,107 @@
+"""A profile from start to finish: its notebooks in order, then the report. What `symmlib run` and `make report` do."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib import notebooks, progress
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.profiles import Profile
+from symmlib.runs import Run, default_reports_dir, digest, write_text
+
+# A step whose input was made anew is out of date, whatever its own parameters say.
+INPUTS = {"03_routing": ["02_allreduce"], "04_serving": ["03_routing"], "06_pr20759": ["04_serving"]}
+
+# Notebooks whose parameters are the fields of a plan that checks itself.
+PLANS = {
+    "02_allreduce": ("symmlib.allreduce", "AllReducePlan"),
+    "04_serving": ("symmlib.serving", "ServingExperiment"),
+}
+
+
+def validate(profile: Profile) -> None:
+    """Raise `UsageError` now for what a notebook would refuse later, such as a backend that does not exist."""
+    for name, (module, plan) in PLANS.items():
+        if name in profile.parameters:
+            try:
+                getattr(import_module(module), plan)(**profile.parameters[name])
+            except UsageError as error:
+                raise UsageError(f"profile {profile.name}: {name}: {error}") from None
+
+
+def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Run | None = None) -> Run:
+    """Execute `profile` in a new run, or go on with the run `resume`, and return it; its manifest says how it went.
+
+    A step that fails is reported and the next one goes on. With `resume`, a step is skipped if it ended well with the
+    same parameters, its files are still there, and no step before it that it reads from had to run again. Ctrl-C and
+    SIGTERM end what is running, mark the run failed ('interrupted') and are raised again.
+    """
+    progress.start_clock()
+    run = resume or Run.create(profile, reports_dir)
+    if resume:
+        run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
+        write_text(run.path / "params.yaml", profile.dumps())
+    progress.say(f"{'resuming' if resume else 'run'} {run.path}")
+    try:
+        _execute_steps(run, profile, _durations(profile, reports_dir))
+    except BaseException as error:
+        run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
+        raise
+    run.finish()
+    return run
+
+
+def report(run: Run) -> Path:
+    """Write the run's report, and the index of all runs beside it; returns the report's path."""
+    from symmlib.report import make_index, make_report
+
+    page = make_report(run.path)
+    make_index(run.path.parent.parent)
+    return page
+
+
+def verdicts(run: Run) -> list[str]:
+    """What the run found, in sentences."""
+    from symmlib.analysis.verdicts import sentences
+
+    tables = {}
+    for name in ("comparison", "allreduce_summary", "gates"):
+        path = run.results / f"{name}.csv"
+        tables[name] = pd.read_csv(path) if path.is_file() else None
+    return sentences(tables["comparison"], tables["allreduce_summary"], tables["gates"])
+
+
+def _execute_steps(run: Run, profile: Profile, durations: dict[str, float]) -> None:
+    executed = set()
+    for number, (name, parameters) in enumerate(profile.parameters.items(), start=1):
+        step = f"step {number} of {len(profile.parameters)}: {name}"
+        if run.is_done(name, parameters) and not executed & {*INPUTS.get(name, [])}:
+            progress.say(f"{step} is done already")
+            continue
+        executed.add(name)
+        before = f" (took {progress.duration(durations[name])} last time)" if name in durations else ""
+        progress.say(f"{step}{before}")
+        try:
+            with run.step(name, parameters):
+                notebooks.execute(run, name, parameters)
+        except SymmlibError as error:
+            progress.say(f"{name} failed: {error}")
+
+
+def _durations(profile: Profile, reports_dir: Path | None) -> dict[str, float]:
+    """Seconds that each step took in the newest earlier run that executed it with the same parameters."""
+    wanted = {name: digest(parameters) for name, parameters in profile.parameters.items()}
+    found = {}
+    for path in sorted((Path(reports_dir or default_reports_dir()) / "runs").glob("*/manifest.json"), reverse=True)[
+        :20
+    ]:
+        try:
+            steps = Run(path.parent).manifest["steps"]
+        except (SymmlibError, KeyError):
+            continue  # damaged, or of another version: an estimate can do without it
+        for name, record in steps.items():
+            if record.get("status") == "ok" and record.get("parameters_hash") == wanted.get(name) and name not in found:
+                started, ended = pd.Timestamp(record["started"]), pd.Timestamp(record["ended"])
+                found[name] = (ended - started).total_seconds()
+    return found
