@@ -1,0 +1,157 @@
+"""A run's files, read for the report: tables that are there, and for each that is not, why.
+
+Nothing here raises for a result that is missing, empty or damaged; the report is for failed runs too.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.routing import RoutingTable, show
+
+TABLES = {  # name of the table: (the step that makes it, the columns the report needs)
+    "allreduce_summary": (
+        "02_allreduce",
+        "backend world_size dtype mode bytes launches median_us busbw_gbps wrong status reason",
+    ),
+    "serving_summary": ("04_serving", "block arm tp qps metric statistic value_ms"),
+    "comparison": (
+        "04_serving",
+        "tp qps metric statistic baseline treatment ratio ci_low ci_high p_value blocks tier verdict",
+    ),
+    "gates": ("04_serving", "gate cell status reason"),
+}
+EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
+EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
+TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell"]
+
+
+@dataclass
+class Contents:
+    """`tables` by name (None: missing), `routes` as `symmlib.routing.show` gives them, `missing` as (what, why)."""
+
+    path: Path
+    manifest: dict
+    tables: dict[str, pd.DataFrame | None] = field(default_factory=dict)
+    routes: pd.DataFrame | None = None
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    def files(self, under: str = "") -> list[str]:
+        """Files below `under`, as sorted paths relative to the run, hidden ones and the report left out."""
+        found = (path.relative_to(self.path) for path in (self.path / under).rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if path.name[0] != "." and path.as_posix() != "index.html")
+
+
+def read(run_dir: Path) -> Contents:
+    """What the run in `run_dir` holds; raises `UsageError` only if that is no run's directory."""
+    path = Path(run_dir)
+    contents = Contents(path, read_manifest(path))
+    contents.missing += _failures(contents)
+    for name, (step, columns) in TABLES.items():
+        table = _table(contents, f"results/{name}.csv", step, columns.split())
+        contents.tables[name] = table
+    contents.routes = _routes(contents)
+    return contents
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of the run in `path`; raises `UsageError` if there is none that can be read."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is no run's directory: it has no manifest.json.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path / 'manifest.json'}: {error}.") from None
+    if not isinstance(manifest, dict):
+        raise UsageError(f"{path / 'manifest.json'} holds no manifest.")
+    return {**EMPTY_MANIFEST, "run_id": path.name, **manifest}
+
+
+def machine(manifest: dict) -> str:
+    """The machine in a few words: '8 × NVIDIA B200', or the CPU and its cores."""
+    hardware = manifest.get("hardware") or {}
+    gpus = [gpu.get("name", "GPU") for gpu in hardware.get("gpus") or []]
+    if gpus:
+        return ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus))
+    cpu = hardware.get("cpu") or {}
+    return f"{cpu.get('model', 'unknown CPU')}, {cpu.get('cores', '?')} cores, no GPU"
+
+
+def revision(manifest: dict) -> str:
+    """The revision that ran, short, with a mark if the tree had changes of its own."""
+    git = manifest.get("git") or {}
+    if not git.get("revision"):
+        return "no revision"
+    return f"{git['revision'][:10]}{' + uncommitted changes' if git.get('dirty') else ''}"
+
+
+def when(stamp: str | None) -> str:
+    """'2026-11-23T22:10:05+00:00' as '2026-11-23 22:10 UTC'."""
+    if not stamp:
+        return "not yet"
+    moment = pd.Timestamp(stamp)
+    moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _failures(contents: Contents) -> list[tuple[str, str]]:
+    """Steps that failed or did not end, from the manifest and from the files that failed steps leave."""
+    found = {}
+    for path in sorted(contents.path.glob("*.failure.json")):
+        try:
+            reason = json.loads(path.read_text(encoding="utf-8")).get("reason") or "no reason was recorded"
+        except (OSError, ValueError, AttributeError):
+            reason = f"{path.name} cannot be read"
+        found[path.name.removesuffix(".failure.json")] = reason
+    for step, record in sorted((contents.manifest.get("steps") or {}).items()):
+        if record.get("status") == "failed":
+            found.setdefault(step, record.get("reason") or "no reason was recorded")
+        elif record.get("status") == "running" and record.get("ended") is None and contents.manifest.get("ended"):
+            found.setdefault(step, "it did not end: the suite was stopped while it ran")
+    return [(f"step {step} failed", reason) for step, reason in sorted(found.items())]
+
+
+def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.DataFrame | None:
+    path = contents.path / name
+    if not path.is_file():
+        contents.missing.append((name, _why_not(contents, step)))
+        return None
+    try:
+        text = {column: str for column in TEXT_COLUMNS}
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "<NA>"])
+    except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        contents.missing.append((name, f"the file cannot be read: {error}"))
+        return None
+    absent = [column for column in columns if column not in table.columns]
+    if absent:
+        contents.missing.append((name, f"the file has no column {', '.join(absent)}"))
+        return None
+    if table.empty:
+        contents.missing.append((name, f"the file has no rows; {_why_not(contents, step)}"))
+        return None
+    return table.assign(**{column: table[column].fillna("") for column in TEXT_COLUMNS if column in table.columns})
+
+
+def _routes(contents: Contents) -> pd.DataFrame | None:
+    path = contents.path / "routing.toml"
+    if not path.is_file():
+        contents.missing.append(("routing.toml", _why_not(contents, "03_routing")))
+        return None
+    try:
+        return show(RoutingTable.load(path))
+    except SymmlibError as error:
+        contents.missing.append(("routing.toml", str(error)))
+        return None
+
+
+def _why_not(contents: Contents, step: str) -> str:
+    record = (contents.manifest.get("steps") or {}).get(step)
+    if record is None:
+        return f"step {step} was not part of this run, or was not reached"
+    if record.get("status") == "failed":
+        return f"step {step} failed"
+    return f"step {step} {'still runs' if record.get('status') == 'running' else 'did not write it'}"

@@ -1,0 +1,12 @@
+"""Every figure of the report and the notebooks: tables in, one titled `Figure` out.
+
+Each is a function of DataFrames as the run's files hold them. `Figure.finding` is its title, computed from the data,
+`Figure.alt` says the same to those who cannot see it, `Figure.reading` tells how to read it. `compact=True` draws for
+a phone: one column of panels, the key above.
+"""
+
+from symmlib.report.figures.allreduce import bus_bandwidth, latency, routes
+from symmlib.report.figures.published import published_pr20759
+from symmlib.report.figures.serving import effects, ttft_tpot
+
+__all__ = ["bus_bandwidth", "effects", "latency", "published_pr20759", "routes", "ttft_tpot"]

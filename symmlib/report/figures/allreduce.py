@@ -1,0 +1,177 @@
+"""Figures of the micro-benchmark: time and bus bandwidth against message size, and the routes that follow from them."""
+
+import math
+
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from symmlib.analysis import words
+from symmlib.analysis.verdicts import INCUMBENTS
+from symmlib.report import style
+from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, log_y, size_axis, styled
+from symmlib.report.svg import Figure
+from symmlib.sizes import format_size
+
+SETTING = ["world_size", "dtype", "mode"]
+PANEL_IN = 2.9
+
+
+@styled
+def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
+    """Median time against message size, both logarithmic: one line a backend, one panel a (world size, dtype, mode).
+
+    `summary` has the columns of `allreduce_summary.csv`; rows without a time or with wrong sums are left out.
+    """
+    figure, ran = _lines(summary, "median_us", "median time, µs", compact, logarithmic=True)
+    if ran.empty:
+        return figure
+    first = ran[_same(ran, ran.iloc[0])]
+    best = first.loc[first.groupby("bytes").median_us.idxmin()].sort_values("bytes")
+    figure.finding = _winners(best)
+    incumbent = next((name for name in INCUMBENTS if (first.backend == name).any()), None)
+    gained = first[first.backend == incumbent].merge(best, on="bytes", suffixes=("", "_best"))
+    if len(gained) and (gained.backend != gained.backend_best).any():
+        factors = gained.median_us / gained.median_us_best
+        figure.finding += f", {words.span(factors, words.times)} faster than {incumbent}"
+    figure.alt = (
+        f"{figure.finding}. Median times at {format_size(int(best.bytes.iloc[-1]))}, the largest size: "
+        + "; ".join(
+            f"{row.backend} {words.microseconds(row.median_us)}"
+            for row in first[first.bytes == best.bytes.iloc[-1]].sort_values("median_us").itertuples()
+        )
+    )
+    launches = words.span(first.launches, lambda count: f"{int(count)}")
+    figure.reading = (
+        "Lower is faster; one step on either axis multiplies. Every point is the median over "
+        f"{launches} launch{'' if launches == '1' else 'es'} of the slowest rank's time for one all-reduce."
+    )
+    return figure
+
+
+@styled
+def bus_bandwidth(summary: pd.DataFrame, compact: bool = False) -> Figure:
+    """Bus bandwidth (as nccl-tests defines it) against message size; columns as for `latency`."""
+    figure, ran = _lines(summary, "busbw_gbps", "bus bandwidth, GB/s", compact, logarithmic=False)
+    if ran.empty:
+        return figure
+    first = ran[_same(ran, ran.iloc[0])]
+    peaks = first.loc[first.groupby("backend").busbw_gbps.idxmax()].sort_values("busbw_gbps", ascending=False)
+    told = [f"{row.backend} {row.busbw_gbps:.3g} GB/s at {format_size(int(row.bytes))}" for row in peaks.itertuples()]
+    figure.finding = f"Peak bus bandwidth: {told[0]}" + (
+        f", {peaks.backend.iloc[-1]} {peaks.busbw_gbps.iloc[-1]:.3g} GB/s" if len(told) > 1 else ""
+    )
+    figure.alt = f"{figure.finding}. All peaks: {'; '.join(told)}"
+    figure.reading = (
+        "Higher is better. Bus bandwidth is what each link carries, so it compares across numbers of ranks; a line "
+        "that flattens has met the limit of the memory or of the links."
+    )
+    return figure
+
+
+@styled
+def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact: bool = False) -> Figure:
+    """Which backend serves which sizes: one bar a routing table. `table_df` as `symmlib.routing.show` gives it.
+
+    The axis spans the sizes measured in `summary`, or else the bounds in the table.
+    """
+    settings = ["device", "world_size", "dtype", "mode", "multicast"]
+    tables = [(key, rows) for key, rows in table_df.groupby(settings, sort=False)]
+    bounds = [int(value) for value in table_df.to_bytes.dropna()]
+    measured = [] if summary is None or summary.empty else [int(size) for size in summary.bytes.unique()]
+    low, high = (min(measured), max(measured)) if measured else (1024, 64 << 20)
+    low, high = min([low, *bounds]), max([high, *(2 * bound for bound in bounds)])
+    looks = style.looks(dict.fromkeys(table_df.backend))
+    figure, (axes,) = canvas(1, 1, compact, panel_height_in=0.55 + 0.55 * max(1, len(tables)) + (0.2 if compact else 0))
+    ink, paper = style.COLOURS["ink"][0], style.COLOURS["paper"][0]
+    for row, (_, parts) in enumerate(tables):
+        for part in parts.itertuples():
+            left = max(low, part.from_bytes)
+            right = high if pd.isna(part.to_bytes) else min(high, part.to_bytes)
+            if right <= left:
+                continue
+            bar = Rectangle((left, row - 0.32), right - left, 0.64, facecolor=looks[part.backend].hex, alpha=0.28)
+            axes.add_patch(bar)
+            axes.plot([left, left], [row - 0.32, row + 0.32], color=paper, linewidth=2)
+            axes.plot(
+                [left, right], [row + 0.32] * 2, color=looks[part.backend].hex, linewidth=3, solid_capstyle="butt"
+            )
+            name = part.backend.replace("/", "/\n") if compact else part.backend
+            if math.log(right / left) > 0.1 * math.log(high / low):  # a narrower block has its name in the table
+                axes.text((left * right) ** 0.5, row, name, ha="center", va="center", color=ink)
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(tables) - 0.4, -0.6)
+    size_axis(axes, measured or [low * 4**step for step in range(12) if low * 4**step <= high], compact)
+    axes.set_yticks(range(len(tables)), [_setting_words(key, compact) for key, _ in tables])
+    axes.grid(False)
+    first = tables[0][1]
+    told = [
+        f"{row.backend} {'above' if pd.isna(row.to_bytes) else f'up to {words.size(row.to_bytes)}'}"
+        for row in first.itertuples()
+    ]
+    if len(told) == 1:
+        told = [f"{first.backend.iloc[0]} at every size"]
+    figure.finding = f"On {first.world_size.iloc[0]} ranks ({first.device.iloc[0]}) the router picks {', '.join(told)}"
+    figure.alt = f"{figure.finding}. {len(tables)} routing table{'' if len(tables) == 1 else 's'} in all."
+    figure.reading = (
+        "Find your message size on the axis: the block above it names the all-reduce that the router picks."
+    )
+    return figure
+
+
+def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logarithmic: bool):
+    ran = summary[summary.median_us.notna() & ~(summary.wrong.fillna(0) > 0)]
+    groups = list(ran.groupby(SETTING, sort=False))
+    figure, panels = canvas(-(-max(1, len(groups)) // 2), min(2, max(1, len(groups))), compact, PANEL_IN)
+    if not groups:
+        figure.finding = figure.alt = "No all-reduce ran"
+        figure.reading = "The table below says why for each backend."
+        panels[0].set_axis_off()
+        return figure, ran
+    names = list(dict.fromkeys(ran.backend))
+    looks = style.looks(names)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    for axes, (key, rows) in zip(panels, groups, strict=False):
+        for name in sorted(names, key=lambda name: name not in INCUMBENTS):
+            line = rows[rows.backend == name].sort_values("bytes")
+            axes.plot(
+                line.bytes, line[column], clip_on=False, zorder=2 if name in INCUMBENTS else 3, **looks[name].line
+            )
+        if logarithmic:
+            log_y(axes)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title if len(groups) == 1 else f"{title}: {key[0]} ranks, {key[1]}, {key[2]}")
+        size_axis(axes, list(rows.bytes), compact)
+        if not compact:
+            last = rows.sort_values("bytes").groupby("backend", sort=False)[column].last()
+            label_line_ends(axes, last.to_dict(), looks, PANEL_IN)
+    if compact:
+        legend_above(figure, looks)
+    return figure, ran
+
+
+def _same(frame: pd.DataFrame, row: pd.Series) -> pd.Series:
+    return (frame[SETTING] == row[SETTING]).all(axis=1)
+
+
+def _winners(best: pd.DataFrame) -> str:
+    """'host/one_shot is fastest up to 1 MiB, then host/two_shot', from the fastest backend at each size."""
+    runs: list[tuple[str, int]] = []
+    for row in best.itertuples():
+        if runs and runs[-1][0] == row.backend:
+            runs.pop()
+        runs.append((row.backend, int(row.bytes)))
+    if len(runs) == 1:
+        return f"{runs[0][0]} is the fastest at every size"
+    if len(runs) > 3:
+        share = best.backend.value_counts()
+        return f"No backend is always fastest; {share.index[0]} is at {share.iloc[0]} of {len(best)} sizes"
+    steps = [f"{name} up to {format_size(upto)}" for name, upto in runs[:-1]]
+    return f"Fastest: {', '.join(steps)}, {runs[-1][0]} above"
+
+
+def _setting_words(key: tuple, compact: bool) -> str:
+    device, world_size, dtype, mode, multicast = key
+    separator = "\n" if compact else " · "
+    return separator.join([f"{device}, {world_size} ranks", f"{dtype}, {mode}{', multicast' if multicast else ''}"])

@@ -1,0 +1,178 @@
+"""Figures of a serving experiment: TTFT and TPOT against the request rate, and how sure the differences are."""
+
+import pandas as pd
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from symmlib.analysis import words
+from symmlib.analysis.verdicts import METRICS, STATISTICS, headline_rows
+from symmlib.report import style
+from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, rate_axis, styled
+from symmlib.report.svg import Figure
+
+PANEL_IN = 2.7
+PUBLISHED_ARMS = {"baseline": "published baseline", "symm_mem": "published symm_mem"}
+
+
+@styled
+def ttft_tpot(
+    serving_summary: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    baseline: str | None = None,
+    compact: bool = False,
+) -> Figure:
+    """TTFT and TPOT against QPS: arms as lines through the mean over blocks, blocks as dots, one row of panels per TP.
+
+    `serving_summary` has the columns of `serving_summary.csv`; the median is drawn, or the mean where there is none.
+    `published` (as `symmlib.analysis.published.load`) adds its arms at the same TP as thin lines. `baseline` is grey.
+    """
+    statistic = next((name for name in STATISTICS if (serving_summary.statistic == name).any()), STATISTICS[0])
+    rows = serving_summary[(serving_summary.statistic == statistic) & serving_summary.value_ms.notna()]
+    tps, arms = sorted(rows.tp.unique()), list(dict.fromkeys(rows.arm))
+    looks = style.looks(arms, baseline)
+    figure, panels = canvas(max(1, len(tps)), 2, compact, PANEL_IN)
+    if rows.empty:
+        figure.finding = figure.alt = "No request was measured"
+        for axes in panels:
+            axes.set_axis_off()
+        return figure
+    means = rows.groupby(["tp", "metric", "arm", "qps"]).value_ms.mean()
+    for axes, (tp, metric) in zip(panels, [(tp, metric) for tp in tps for metric in ("ttft", "tpot")], strict=True):
+        chosen = rows[(rows.tp == tp) & (rows.metric == metric)]
+        for arm in sorted(arms, key=lambda arm: looks[arm].colour != "grey"):
+            if (tp, metric, arm) not in means.index.droplevel("qps"):
+                continue
+            line = means.loc[tp, metric, arm].sort_index()
+            blocks = chosen[chosen.arm == arm]
+            dots = {**looks[arm].line, "linestyle": "none", "markersize": 4.2, "alpha": 0.75}
+            axes.plot(line.index, line.values, color=looks[arm].hex, linestyle=looks[arm].dash)
+            axes.plot(blocks.qps, blocks.value_ms, clip_on=False, **dots)
+        _reference(axes, published, tp, statistic, metric)
+        rate_axis(axes, list(rows[rows.tp == tp].qps))
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.set_title(f"{statistic} {metric.upper()}, ms" + (f", TP={tp:g}" if len(tps) > 1 else ""))
+        if not compact:
+            ends = {arm: means.loc[tp, metric, arm].sort_index().iloc[-1] for arm in dict.fromkeys(chosen.arm)}
+            label_line_ends(axes, ends, looks, PANEL_IN)
+    if compact:
+        legend_above(figure, looks)
+    tp, qps = tps[-1], rows[rows.tp == tps[-1]].qps.max()
+    told = {}
+    for metric in METRICS:
+        values = means.xs((tp, metric, qps), level=("tp", "metric", "qps")).sort_values()
+        told[metric] = ", ".join(f"{arm} {words.milliseconds(value)}" for arm, value in values.items())
+    place = f"QPS {qps:g}" if len(tps) == 1 else f"TP={tp:g}, QPS {qps:g}"
+    figure.finding = f"{statistic.capitalize()} time per token at {place}: {told['tpot']}"
+    figure.alt = f"{figure.finding}. Time to first token there: {told['ttft']}"
+    count = rows.block.nunique()
+    figure.reading = (
+        f"Lower is better. A mark is one block (all arms on the same request schedule; {count} here), a line joins "
+        "the means of the blocks: marks far from their line mean a noisy machine."
+    )
+    return figure
+
+
+@styled
+def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
+    """Ratio treatment/baseline with its 95 % interval: a row per cell and treatment, a panel per metric; 1 = no change.
+
+    `comparison` has the columns of `comparison.csv`; medians are drawn, or means where there are none.
+    """
+    rows = headline_rows(comparison)
+    rows = rows[rows.ratio.notna() & (rows.ratio > 0)]
+    metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
+    pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
+    cells = sorted(set(zip(rows.tp, rows.qps, strict=True)))
+    order = [(tp, qps, *pair) for tp, qps in cells for pair in pairs]
+    figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.27 * max(1, len(order)))
+    if rows.empty:
+        figure.finding = figure.alt = "Nothing was compared"
+        panels[0].set_axis_off()
+        return figure
+    looks = style.looks(treatment for _, treatment in pairs)
+    reach = [*rows.ratio, *rows.ci_low.dropna(), *rows.ci_high.dropna(), 1]
+    low, high = min(reach) / 1.12, max(reach) * 1.12
+    for axes, metric in zip(panels, metrics, strict=True):
+        for row in rows[rows.metric == metric].itertuples():
+            place, look = order.index((row.tp, row.qps, row.baseline, row.treatment)), looks[row.treatment]
+            if pd.notna(row.ci_low) and pd.notna(row.ci_high):
+                axes.plot([row.ci_low, row.ci_high], [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
+            axes.plot([row.ratio], [place], **{**look.line, "markersize": 6.5})
+        axes.axvline(1, color=style.COLOURS["ink"][0], linewidth=1)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = [tick for tick in _ratio_ticks(low, high, 4 if compact else 5)]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        show_names = compact or axes is panels[0]
+        axes.set_yticks(range(len(order)), [_row_name(row, cells, pairs) if show_names else "" for row in order])
+        axes.grid(axis="x")
+        axes.grid(False, axis="y")
+        axes.set_title(f"{metric.upper()} ratio")
+        axes.set_xlabel("← faster · 1 = no change · slower →" if low < 1 < high else "")
+    figure.finding, figure.alt = _effect_words(rows)
+    figure.reading = (
+        "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is the 95 % "
+        "interval: where it crosses 1, the blocks do not tell which is faster."
+    )
+    return figure
+
+
+def _reference(axes, published: pd.DataFrame | None, tp: int, statistic: str, metric: str) -> None:
+    if published is None:
+        return
+    for arm, rows in published[published.tp == tp].groupby("arm"):
+        dash = "-" if arm == "baseline" else style.DASHED
+        axes.plot(
+            rows.qps, rows[f"{statistic}_{metric}_ms"], color=style.COLOURS["muted"][0], linewidth=1, linestyle=dash
+        )
+        last = rows.sort_values("qps").iloc[-1]
+        axes.annotate(
+            PUBLISHED_ARMS.get(arm, arm), (last.qps, last[f"{statistic}_{metric}_ms"]), color=style.COLOURS["muted"][0]
+        )
+
+
+def _row_name(row: tuple, cells: list, pairs: list) -> str:
+    tp, qps, baseline, treatment = row
+    cell = f"QPS {qps:g}" if len({tp for tp, _ in cells}) == 1 else f"TP={tp:g} QPS {qps:g}"
+    against = f" / {baseline}" if len({baseline for baseline, _ in pairs}) > 1 else ""
+    return f"{treatment}{against}, {cell}"
+
+
+def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
+    for ticks in (
+        [0.98, 0.99, 1, 1.01, 1.02],
+        [0.95, 1, 1.05],
+        [0.8, 0.9, 1, 1.1, 1.2],
+        [0.5, 0.7, 1, 1.4, 2],
+        [0.1, 0.2, 0.5, 1, 2, 5, 10],
+        [0.01, 0.1, 1, 10, 100],
+    ):
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if low >= ticks[0] * 0.9 and high <= ticks[-1] * 1.1 or ticks[-1] == 100:
+            return inside if len(inside) <= most else inside[::2]
+    return [1]
+
+
+def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
+    said: dict[str, list[str]] = {}  # what the verdicts say -> the treatments of which they say it
+    for (_, treatment), group in rows.groupby(["baseline", "treatment"], sort=False):
+        counts = group.verdict.value_counts()
+        if (group.tier == "smoke").all():
+            outcome = "seen in one block, so no interval and no verdict"
+        elif len(counts) == 1:
+            outcome = f"{counts.index[0]} in all {len(group)} comparisons"
+        else:
+            outcome = words.listed(f"{verdict} in {number}" for verdict, number in counts.items())
+            outcome += f" of {len(group)} comparisons"
+        said.setdefault(outcome, []).append(treatment)
+    against = words.listed(dict.fromkeys(rows.baseline))
+    finding = "; ".join(f"{words.listed(names)} {outcome}" for outcome, names in said.items())
+    finding = f"Against {against}: {finding}"
+    ratios = [
+        f"{row.treatment} {row.metric.upper()} at TP={row.tp:g}, QPS {row.qps:g} {words.ratio(row.ratio)}"
+        for row in rows.itertuples()
+    ]
+    return finding, f"{finding}. Ratios: {'; '.join(ratios)}"

@@ -1,0 +1,71 @@
+"""The page of one run: `make_report` reads the run's files and writes `index.html`, which needs nothing else.
+
+The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
+evidence, what is missing, how to repeat it. `sections` gathers the content, the templates hold the structure.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from symmlib.analysis import verdicts
+from symmlib.report import contents, sections, style
+from symmlib.runs import write_text
+
+STATUS_WORDS = {
+    "ok": "finished",
+    "failed": "failed in part",
+    "invalid": "measured, but a gate says invalid",
+    "running": "still running",
+}
+
+
+def make_report(run_dir: Path) -> Path:
+    """Write `index.html` into the run's directory, from its files alone, and return its path.
+
+    The same files give the same bytes. Results that are missing are named with the reason. Raises `UsageError` if
+    `run_dir` is no run's directory or cannot be written.
+    """
+    run = contents.read(Path(run_dir))
+    comparison, summary = run.tables["comparison"], run.tables["allreduce_summary"]
+    page = environment().get_template("report.html")
+    html = page.render(
+        run=run,
+        manifest=run.manifest,
+        machine=contents.machine(run.manifest),
+        headline=verdicts.headline(comparison, summary),
+        certainty=verdicts.certainty(comparison),
+        sentences=verdicts.sentences(comparison, summary, run.tables["gates"]),
+        tiles=sections.tiles(run),
+        serving=sections.serving(run),
+        allreduce=sections.allreduce(run),
+        routes=sections.routes(run),
+        published=sections.beside_published(run),
+        gates=sections.gates(run),
+        not_run=sections.not_run(run),
+        provenance=sections.provenance(run.manifest),
+        files=sections.files(run),
+    )
+    return write_text(run.path / "index.html", html)
+
+
+def environment() -> Environment:
+    """The templates' environment: everything is escaped unless it is `Markup`, and an unknown name is an error."""
+    loader = PackageLoader("symmlib.report")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"settings_as_code": _settings_as_code, "when": contents.when, "link": _link}
+    made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
+    return made
+
+
+def _link(path: str) -> str:
+    """A relative path as a link that stays relative, whatever characters it has."""
+    return quote(path, safe="/")
+
+
+def _settings_as_code(text: str) -> Markup:
+    """`text` escaped, with settings that can be pasted into a shell set as code."""
+    return Markup(re.sub(r"SYMMLIB_[A-Z_]+=[\w/.-]*\w", lambda match: f"<code>{match[0]}</code>", str(escape(text))))

@@ -1,0 +1,256 @@
+"""What stands in each part of the page: pictures, tables and words out of a run's files, ready for the template.
+
+Called by `page`; every function takes the run's `Contents` and copes with tables that are not there.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+
+from symmlib.analysis import published, verdicts, words
+from symmlib.report import contents, figures, svg
+from symmlib.report.contents import Contents
+from symmlib.sizes import format_size
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the page: its SVG for wide pages and for phones, with the words around it."""
+
+    finding: str
+    reading: str
+    wide: Markup
+    compact: Markup
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it: `numeric` names the columns that are set right-aligned."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number that moved: what it is, before, after, and between what."""
+
+    label: str
+    before: str
+    after: str
+    note: str
+
+
+def tiles(run: Contents) -> list[Tile]:
+    """TPOT and TTFT of the lead pair at the highest load, and one all-reduce: before and after."""
+    found = []
+    rows, times = verdicts.headline_rows(run.tables["comparison"]), run.tables["serving_summary"]
+    lead = verdicts.leading_pair(rows)
+    if not lead.empty and times is not None:
+        tp, qps = max(zip(lead.tp, lead.qps, strict=True))
+        here = times[(times.tp == tp) & (times.qps == qps) & (times.statistic == lead.statistic.iloc[0])]
+        means = here.groupby(["metric", "arm"]).value_ms.mean()
+        baseline, treatment = lead.baseline.iloc[0], lead.treatment.iloc[0]
+        for metric, label in (("tpot", "Time per output token (TPOT)"), ("ttft", "Time to first token (TTFT)")):
+            before, after = means.get((metric, baseline)), means.get((metric, treatment))
+            if pd.notna(before) and pd.notna(after):
+                note = f"{baseline} → {treatment}, {lead.statistic.iloc[0]} at TP={tp:g}, QPS {qps:g}"
+                found.append(Tile(label, words.milliseconds(before), words.milliseconds(after), note))
+    for best in verdicts.fastest(run.tables["allreduce_summary"])[:1]:
+        incumbent = next((name for name in verdicts.INCUMBENTS if name in best["others"]), None)
+        if incumbent:
+            note = f"{incumbent} → {best['backend']}, median over {best['world_size']} ranks"
+            before, after = words.microseconds(best["others"][incumbent]), words.microseconds(best["time_us"])
+            found.append(Tile(f"One all-reduce of {best['size']}", before, after, note))
+    return found
+
+
+def serving(run: Contents) -> dict:
+    """`plots` (TTFT and TPOT against QPS), `effects` (ratios with intervals) and the `table` of all comparisons."""
+    summary, comparison = run.tables["serving_summary"], run.tables["comparison"]
+    section = {"plots": [], "effects": [], "table": None}
+    if summary is not None:
+        baseline = None if comparison is None else comparison.baseline.iloc[0]
+        section["plots"].append(_plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
+    if comparison is not None:
+        section["effects"].append(_plot("effects", figures.effects, comparison))
+        section["table"] = _comparison_table(comparison)
+    return section
+
+
+def allreduce(run: Contents) -> dict:
+    """`plots` (time, bus bandwidth) and `tables` of medians, one per (world size, dtype, mode)."""
+    summary = run.tables["allreduce_summary"]
+    if summary is None:
+        return {"plots": [], "tables": []}
+    plots = [_plot("latency", figures.latency, summary), _plot("busbw", figures.bus_bandwidth, summary)]
+    ran = summary[summary.median_us.notna()]
+    tables = []
+    for (world_size, dtype, mode), rows in ran.groupby(["world_size", "dtype", "mode"], sort=False):
+        names = list(dict.fromkeys(rows.backend))
+        cells = rows.set_index(["bytes", "backend"])
+        body = [
+            [format_size(int(size)), *(_time_cell(cells, (size, name)) for name in names)]
+            for size in sorted(rows.bytes.unique())
+        ]
+        caption = f"Median time of one all-reduce, {world_size} ranks, {dtype}, {mode}"
+        tables.append(Table(caption, ["size per rank", *names], body, frozenset(range(len(names) + 1))))
+    return {"plots": plots, "tables": tables}
+
+
+def not_run(run: Contents) -> list[tuple[str, str]]:
+    """Backends that have no time somewhere, with the reason: what a reader would look for in vain."""
+    summary = run.tables["allreduce_summary"]
+    if summary is None:
+        return []
+    absent = summary[(summary.status != "ok") | summary.median_us.isna()]
+    found = []
+    for (backend, status, reason), rows in absent.groupby(["backend", "status", "reason"], sort=False):
+        whole = len(rows) == (summary.backend == backend).sum()
+        sizes = "" if whole else f" at {words.listed(format_size(int(size)) for size in sorted(rows.bytes.unique()))}"
+        found.append((f"{backend}{sizes}", f"{status}: {reason}" if reason else status))
+    return found
+
+
+def routes(run: Contents) -> dict:
+    """`plots` (which backend at which size) and the `table` that says the same."""
+    if run.routes is None:
+        return {"plots": [], "table": None}
+    rows = [
+        [row.sizes, row.backend, f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}", row.why]
+        for row in run.routes.itertuples()
+    ]
+    columns = ["message size", "backend", "for", "source"]
+    plot = _plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"])
+    return {"plots": [plot], "table": Table("Routes", columns, rows)}
+
+
+def beside_published(run: Contents) -> dict:
+    """The published B200 numbers: `plots`, `claims` recomputed, and this run's numbers `beside` them."""
+    numbers = published.load()
+    judged = published.claims(numbers)
+    own = published.own_reductions(run.tables["serving_summary"], run.tables["comparison"])
+    claims = [[row.claim, row.statistic, row.recomputed, row.verdict, row.why] for row in judged.itertuples()]
+    beside = [
+        [
+            row.source,
+            f"{row.baseline} → {row.treatment}",
+            f"{row.tp:g}",
+            f"{row.qps:g}",
+            *(cell for metric in ("ttft", "tpot") for cell in _before_after(row, metric)),
+        ]
+        for row in published.side_by_side(numbers, own).itertuples()
+    ]
+    columns = ["source", "arms", "TP", "QPS", "mean TTFT, ms", "less", "mean TPOT, ms", "less"]
+    return {
+        "finding": published.finding(judged),
+        "plots": [_plot("published", figures.published_pr20759, numbers)],
+        "claims": Table(
+            "Claims of the pull request, recomputed by mean and by median",
+            ["claim", "by", "recomputed", "verdict", "why"],
+            claims,
+        ),
+        "beside": Table("Published numbers and this run's", columns, beside, frozenset(range(2, 8))),
+        "has_own": not own.empty,
+        "source": published.SOURCE,
+        "url": published.SOURCE_URL,
+        "setting": published.SETTING,
+        "caveat": published.CAVEAT,
+    }
+
+
+def gates(run: Contents) -> dict:
+    """The `table` of checks, failed ones first, their `count` and how many are `invalid`."""
+    checks = run.tables["gates"]
+    if checks is None:
+        return {"table": None, "invalid": 0, "count": 0}
+    ordered = checks.sort_values("status", key=lambda status: status != "invalid", kind="stable")
+    rows = [[row.gate, row.cell, row.status, row.reason] for row in ordered.itertuples()]
+    table = Table("Gates", ["gate", "cell", "status", "reason"], rows)
+    return {"table": table, "invalid": int((checks.status == "invalid").sum()), "count": len(checks)}
+
+
+def provenance(manifest: dict) -> list[tuple[str, str]]:
+    """What a colleague needs to trust or repeat the run, as (name, value)."""
+    cpu = (manifest.get("hardware") or {}).get("cpu") or {}
+    gpus = (manifest.get("hardware") or {}).get("gpus") or []
+    cpu_words = [cpu.get("model", "unknown"), f"{cpu.get('cores', '?')} cores"]
+    if cpu.get("memory_bytes"):
+        cpu_words.append(f"{cpu['memory_bytes'] / 2**30:.0f} GiB")
+    gpus_words = [", ".join(v if k == "name" else f"{k} {v}" for k, v in gpu.items()) for gpu in gpus]
+    command = [str(part) for part in manifest.get("argv") or [""]]
+    rows = [
+        ("run", manifest.get("run_id", "")),
+        ("profile", f"{manifest.get('profile', '')}, sha256 {str(manifest.get('profile_hash', ''))[:16]}"),
+        ("started", contents.when(manifest.get("started"))),
+        ("ended", contents.when(manifest.get("ended"))),
+        ("started as", shlex.join([Path(command[0]).name, *command[1:]]) if command[0] else ""),
+        ("revision", contents.revision(manifest)),
+        ("CPU", ", ".join(cpu_words)),
+        ("GPU", "; ".join(f"{gpus_words.count(gpu)} × {gpu}" for gpu in dict.fromkeys(gpus_words)) or "none"),
+        ("kernel", cpu.get("kernel", "")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in (manifest.get("versions") or {}).items())),
+        ("environment", " ".join(f"{name}={value}" for name, value in (manifest.get("environment") or {}).items())),
+    ]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def files(run: Contents) -> dict[str, list[str]]:
+    """Files to link, by kind; everything that the run wrote is reachable."""
+    kinds: dict[str, list[str]] = {"results": [], "notebooks": [], "raw": [], "other": []}
+    for name in run.files():
+        kinds.get(name.split("/")[0], kinds["other"]).append(name)
+    return kinds
+
+
+def _plot(name: str, draw, *args, **kwargs) -> Plot:
+    wide, compact = draw(*args, **kwargs), draw(*args, compact=True, **kwargs)
+    pictures = Markup(svg.inline(wide, name)), Markup(svg.inline(compact, f"{name}-compact"))
+    return Plot(wide.finding, wide.reading, *pictures)
+
+
+def _comparison_table(comparison: pd.DataFrame) -> Table:
+    rows = [
+        [
+            f"{row.tp:g}",
+            f"{row.qps:g}",
+            f"{row.statistic} {row.metric.upper()}",
+            f"{row.treatment} / {row.baseline}",
+            _number(row.ratio, words.ratio),
+            words.ratio_interval(row.ci_low, row.ci_high, row.ratio) if pd.notna(row.ci_low) else "–",
+            _number(row.p_value, lambda value: f"{value:.3g}"),
+            f"{row.blocks:g}",
+            row.verdict or "none",
+        ]
+        for row in comparison[comparison.ratio.notna() | (comparison.verdict == "invalid")].itertuples()
+    ]
+    columns = ["TP", "QPS", "what", "treatment / baseline", "ratio", "95 % interval", "exact p", "blocks", "verdict"]
+    return Table("Every comparison", columns, rows, frozenset({0, 1, 4, 5, 6, 7}))
+
+
+def _time_cell(cells: pd.DataFrame, key: tuple) -> str:
+    if key not in cells.index:
+        return "–"
+    row = cells.loc[key]
+    wrong = f" ({int(row.wrong)} wrong)" if pd.notna(row.wrong) and row.wrong > 0 else ""
+    return words.microseconds(row.median_us) + wrong
+
+
+def _before_after(row, metric: str) -> tuple[str, str]:
+    before, after = getattr(row, f"{metric}_baseline_ms"), getattr(row, f"{metric}_treatment_ms")
+    less = getattr(row, f"{metric}_reduction_pct")
+    pair = f"{_plain_ms(before)} → {_plain_ms(after)}" if pd.notna(before) and pd.notna(after) else "–"
+    return pair, _number(less, words.percent)
+
+
+def _plain_ms(value: float) -> str:
+    return words.milliseconds(value).removesuffix(" ms")
+
+
+def _number(value, show) -> str:
+    return show(value) if pd.notna(value) else "–"
