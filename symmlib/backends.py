@@ -13,7 +13,7 @@ BACKENDS: dict[str, str] = {
     "triton/one_shot": "our Triton kernel: every rank reads all inputs and sums them in fp32",
     "triton/two_shot": "our Triton kernel: every rank sums its share in fp32, then reads the others' shares",
     "host/one_shot": "our compiled CPU kernel over POSIX shared memory: every rank sums all inputs in fp32",
-    "host/two_shot": "our compiled CPU kernel over POSIX shared memory: every rank sums its share in fp32, then gathers",
+    "host/two_shot": "our compiled CPU kernel over POSIX shared memory: every rank sums its share, then gathers",
     "vllm/shm": "vLLM's CPU all-reduce over shared memory",
     "vllm/custom": "vLLM's custom all-reduce over CUDA IPC",
     "vllm/symm_mem": "vLLM's use of PyTorch symmetric memory",
@@ -22,5 +22,10 @@ BACKENDS: dict[str, str] = {
 
 
 def is_peer(name: str) -> bool:
-    """Whether somebody else wrote the backend `name`, so that it is measured beside ours (`vllm/*`, `nccl*`, `gloo`)."""
+    """Whether somebody else wrote the backend `name`, so that it is measured beside ours."""
     return name.split("/")[0] in ("gloo", "nccl", "vllm")
+
+
+def runs_on_cpu(name: str) -> bool:
+    """Whether the backend `name` sums tensors in the host's memory; all others need a GPU."""
+    return name in ("gloo", "vllm/shm") or name.startswith("host/")

@@ -1,0 +1,13 @@
+"""The micro-benchmark of all-reduces: plan it, measure it in fresh `torchrun` launches, read the summary.
+
+    plan = AllReducePlan(world_size=2, backends="gloo,host/one_shot", sizes="1KiB:16MiB:x4")
+    summary = measure(plan, out=Path("reports/here"))
+
+A time is that of one all-reduce, from a common start of all ranks to the return of the last one. `algbw_gbps` is bytes
+per rank over that time, `busbw_gbps` is algbw · 2(n−1)/n, as nccl-tests defines them, in 1e9 bytes per second.
+"""
+
+from symmlib.allreduce.measure import measure
+from symmlib.allreduce.plan import AllReducePlan
+
+__all__ = ["AllReducePlan", "measure"]

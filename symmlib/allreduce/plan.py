@@ -1,0 +1,88 @@
+"""What one measurement is to do; checked when it is made, so that a mistake costs seconds and no launch."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from symmlib.backends import BACKENDS, runs_on_cpu
+from symmlib.errors import UsageError, unknown
+from symmlib.sizes import format_size, parse_sizes
+
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+MODES = ("eager", "graph")
+DEVICES = ("cpu", "cuda")
+MAX_WORLD_SIZE = 8  # ranks of one host: the host kernels and the GPU nodes that symmlib is for both end there
+MAX_BYTES = 1 << 30  # a check holds about twenty copies of the message in every rank
+
+
+@dataclass(frozen=True)
+class AllReducePlan:
+    """World size, backends and sizes to measure, and how often. Raises `UsageError` for anything it cannot mean.
+
+    `backends` and `sizes` may be given as on the command line ("gloo,host/one_shot", "1KiB:16MiB:x4") or as lists;
+    they are kept as tuples, sizes in bytes per rank.
+
+    A launch is one fresh torchrun. In a launch each size has `rounds` rounds; a round runs every backend once, in
+    random order, for up to `iterations` iterations. `budget_s` bounds the time spent on one backend at one size in one
+    launch (warm-up and checks not counted), so that slow backends get fewer iterations. `seed` fixes orders and inputs.
+    `device` is where messages live: where not given, "cpu" if any of the backends runs there, else "cuda".
+    """
+
+    world_size: int
+    backends: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dtype: str = "bfloat16"
+    mode: str = "eager"
+    launches: int = 3
+    rounds: int = 5
+    iterations: int = 100
+    budget_s: float = 0.25
+    seed: int = 0
+    device: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "backends", _backends(self.backends))
+        if self.device == "":
+            object.__setattr__(self, "device", "cpu" if any(map(runs_on_cpu, self.backends)) else "cuda")
+        for key, valid in (("dtype", ITEMSIZE), ("mode", MODES), ("device", DEVICES)):
+            if getattr(self, key) not in valid:
+                raise unknown(key, getattr(self, key), valid)
+        if self.mode == "graph" and self.device == "cpu":
+            raise UsageError("mode 'graph' means CUDA graphs, which need a GPU; on device 'cpu' choose mode 'eager'.")
+        for key, least in (("world_size", 2), ("launches", 1), ("rounds", 1), ("iterations", 1), ("seed", 0)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{key} {value!r} is not a whole number of at least {least}.")
+        if self.world_size > MAX_WORLD_SIZE:
+            raise UsageError(f"world_size {self.world_size} is more than {MAX_WORLD_SIZE}, the most one host serves.")
+        if isinstance(self.budget_s, bool) or not isinstance(self.budget_s, (int, float)) or not self.budget_s > 0:
+            raise UsageError(f"budget_s {self.budget_s!r} is not a positive number of seconds.")
+        object.__setattr__(self, "sizes", tuple(parse_sizes(self.sizes)))
+        for size in self.sizes:
+            if size % ITEMSIZE[self.dtype]:
+                raise UsageError(f"{size} bytes are no whole number of {self.dtype} elements; choose an even size.")
+            if size > MAX_BYTES:
+                raise UsageError(
+                    f"{format_size(size)} is more than {format_size(MAX_BYTES)}, the largest that fits a check."
+                )
+
+    def dumps(self) -> str:
+        """JSON, for the ranks and for the run's record."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def loads(cls, text: str) -> "AllReducePlan":
+        """The plan that `dumps` wrote."""
+        return cls(**json.loads(text))
+
+
+def _backends(given: str | list | tuple) -> tuple[str, ...]:
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    if not names:
+        raise UsageError("no backends to measure. Name some, such as gloo,host/one_shot.")
+    for name in names:
+        if name not in BACKENDS:
+            raise unknown("backend", name, BACKENDS)
+        if names.count(name) > 1:
+            raise UsageError(f"backend {name!r} is named twice.")
+    return tuple(names)

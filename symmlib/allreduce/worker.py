@@ -1,0 +1,204 @@
+"""One rank of one launch: checks and times every backend at every size, and keeps what it has as it goes.
+
+`measure.py` starts it as `torchrun -m symmlib.allreduce.worker PLAN.json LAUNCH DIRECTORY [--without NAMES]`; rank 0
+writes the launch's files (`samples.LaunchFiles`) into DIRECTORY.
+"""
+
+import argparse
+import functools
+import gc
+import os
+import random
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from symmlib.allreduce.correctness import Sums, check, make_sums
+from symmlib.allreduce.plan import AllReducePlan
+from symmlib.allreduce.samples import CLOSING, LaunchFiles
+from symmlib.allreduce.timing import PROBES, Messages, iterations_that_fit, time_on_cpu
+from symmlib.communicators.catalog import close_backends, open_backends
+from symmlib.communicators.host import HostCommunicator
+from symmlib.errors import SymmlibError
+from symmlib.sizes import format_size
+
+GLOO_TIMEOUT = timedelta(seconds=60)  # for one all-reduce of a measured backend, after which it has failed
+START_TIMEOUT_S = 60.0  # for a rank to come to a common start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("launch", type=int)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--without", default="", help="backends of the plan to leave out, separated by commas")
+    arguments = parser.parse_args()
+    plan = AllReducePlan.loads(arguments.plan.read_text())
+    names = [name for name in plan.backends if name not in arguments.without.split(",")]
+
+    cores = pin(int(os.environ["LOCAL_RANK"]), plan.world_size)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=GLOO_TIMEOUT)
+    print(f"rank {dist.get_rank()} of {plan.world_size} runs on cores {cores}", flush=True)
+    try:
+        Launch(plan, names, arguments.launch, arguments.directory).run()
+    finally:
+        dist.destroy_process_group()
+
+
+def pin(rank: int, world_size: int) -> list[int]:
+    """Give this rank cores of its own where there are enough: ranks that spin must not chase each other off a core."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // world_size
+    if share:
+        cores = cores[rank * share : (rank + 1) * share]
+        os.sched_setaffinity(0, cores)
+    return cores
+
+
+class Launch:
+    """What a rank holds while it measures. Every method is a collective unless it says otherwise."""
+
+    def __init__(self, plan: AllReducePlan, names: list[str], launch: int, directory: Path):
+        self.plan, self.names, self.files = plan, names, LaunchFiles(directory, launch)
+        self.known = {"launch": launch, "world_size": plan.world_size, "dtype": plan.dtype, "mode": plan.mode}
+        self.rank, self.dtype = dist.get_rank(), getattr(torch, plan.dtype)
+        # Agreement never travels over the group that is measured: a backend that failed may have left that one askew.
+        self.control = dist.new_group(backend="gloo")
+        self.failed: dict[str, str] = {}
+
+    def run(self) -> None:
+        self._report(doing="opening backends")
+        self.backends = open_backends(self.names, dist.group.WORLD, torch.device(self.plan.device))
+        self.starter = self._open_starter()
+        for size in self.plan.sizes:
+            self._measure(size)
+        self._report(doing=CLOSING)
+        self.starter.close()
+        close_backends(self.backends)
+
+    def _measure(self, size: int) -> None:
+        numel = size // self.dtype.itemsize
+        sums = make_sums(numel, self.dtype, rank=self.rank, world_size=self.plan.world_size, seed=self.plan.seed)
+        rows = {name: self._check(name, size, sums) for name in self.names}
+        messages = Messages(sums.noise)
+        iterations = {name: self._probe(name, size, messages) for name, row in rows.items() if row["status"] == "ok"}
+        samples: list[tuple[int, str, list[int]]] = []
+        for number in range(1, self.plan.rounds + 1):
+            order = sorted(iterations)
+            # Seeded by what all ranks know, so that all have the same order, and no two rounds share a seed.
+            random.Random(f"{self.plan.seed} {self.known['launch']} {size} {number}").shuffle(order)
+            for name in order:
+                timing = functools.partial(self._time, name, messages, iterations[name])
+                times = self._attempt(name, size, "timing", timing)
+                if times is not None:
+                    samples.append((number, name, times))
+        rows |= {name: rows[name] | self._failure(name) for name in iterations if name in self.failed}
+        self._write(size, samples, rows)
+
+    def _check(self, name: str, size: int, sums: Sums) -> dict:
+        """What the checks say of one backend at one size: the columns of `samples.CHECK_COLUMNS` from `status` on."""
+        support = self._attempt(name, size, "checking", lambda: self.backends[name].supports(sums.integers))
+        if support is None:
+            return self._failure(name)
+        refusals = [reason for reason in self._gather(None if support else support.reason) if reason is not None]
+        if refusals:
+            return {"status": "unavailable", "reason": refusals[0]}
+        found = self._attempt(name, size, "checking", lambda: check(self.backends[name], sums))
+        if found is None:
+            return self._failure(name)
+        checks = self._gather(found)
+        wrong = sum(one.wrong for one in checks)
+        return {
+            "status": "failed" if wrong else "ok",
+            "reason": f"{wrong} elements wrong at {format_size(size)}, so it was not timed" if wrong else "",
+            "wrong": wrong,
+            "max_abs_error": max(one.max_abs_error for one in checks),
+            "bitwise_equal_across_ranks": len({one.digest for one in checks}) == 1,
+        }
+
+    def _probe(self, name: str, size: int, messages: Messages) -> int:
+        """Iterations per round that fit the plan's budget: the same number on all ranks."""
+        start = time.perf_counter_ns()
+        self._attempt(name, size, "warming up", lambda: self._time(name, messages, PROBES))
+        slowest_ns = max(self._gather(time.perf_counter_ns() - start)) // PROBES
+        plan = self.plan
+        return iterations_that_fit(slowest_ns, budget_s=plan.budget_s, rounds=plan.rounds, most=plan.iterations)
+
+    def _time(self, name: str, messages: Messages, iterations: int) -> list[int]:
+        gc.disable()  # a collection in one rank would be every rank's time
+        try:
+            return time_on_cpu(self.backends[name], messages, iterations, self.starter.barrier)
+        finally:
+            gc.enable()
+
+    def _attempt(self, name: str, size: int, doing: str, action):
+        """The result of `action`, or None if the backend has failed, now or before, on any rank.
+
+        Whatever one backend raises costs that backend alone: its reason is kept, and no rank runs it again.
+        """
+        if name in self.failed:
+            return None
+        self._report(doing=doing, backend=name, bytes=size)
+        result, reason = None, None
+        try:
+            result = action()
+        except Exception as error:  # a measured backend may raise anything; its row says what it was
+            reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+        reasons = [(rank, one) for rank, one in enumerate(self._gather(reason)) if one is not None]
+        if not reasons:
+            return result
+        rank, reason = reasons[0]
+        self.failed[name] = f"rank {rank}, {doing} at {format_size(size)}: {reason}"
+        if self.rank == 0:
+            print(f"{name} failed and is left out from here on: {self.failed[name]}", flush=True)
+        # A rank that raised may have missed a start that others waited for: meet anew.
+        self.starter.close()
+        self.starter = self._open_starter()
+        return None
+
+    def _failure(self, name: str) -> dict:
+        """The check of a backend that has failed; not a collective."""
+        return {"status": "failed", "reason": self.failed[name]}
+
+    def _open_starter(self) -> HostCommunicator:
+        """Its barrier starts all ranks within a microsecond; gloo's would leave them tens of microseconds apart."""
+        starter = HostCommunicator(self.control, timeout_s=START_TIMEOUT_S)
+        if not starter.support:
+            raise SymmlibError(f"ranks cannot start together to be timed: {starter.support.reason}")
+        return starter
+
+    def _gather(self, value) -> list:
+        """`value` of every rank, in rank order."""
+        values = [None] * self.plan.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def _write(self, size: int, samples: list[tuple[int, str, list[int]]], rows: dict[str, dict]) -> None:
+        """Append what is known about one size; only now do times cross ranks, so that no gather disturbs a time."""
+        slowest = torch.tensor([time_ns for *_, times in samples for time_ns in times], dtype=torch.int64)
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=self.control)
+        if self.rank != 0:
+            return
+        known, slowest_us = self.known | {"bytes": size}, iter((slowest / 1000).tolist())
+        self.files.append_samples(
+            [
+                known | {"round": number, "backend": name, "iteration": iteration, "time_us": next(slowest_us)}
+                for number, name, times in samples
+                for iteration in range(1, len(times) + 1)
+            ]
+        )
+        known |= {"device": self.plan.device, "multicast": False}
+        self.files.append_checks([known | {"backend": name} | row for name, row in rows.items()])
+
+    def _report(self, **now) -> None:
+        """Say what is running; not a collective, and rank 0 only."""
+        if self.rank == 0:
+            self.files.report(**now)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Samples of the micro-benchmark to one row per backend and size; pandas in, pandas out, no torch."""
+
+import pandas as pd
+
+POINT = ["backend", "world_size", "dtype", "mode", "bytes"]
+SUMMARY_COLUMNS = [
+    *POINT,
+    "launches",
+    "median_us",
+    "p99_us",
+    "algbw_gbps",
+    "busbw_gbps",
+    "max_abs_error",
+    "wrong",
+    "bitwise_equal_across_ranks",
+    "status",
+    "reason",
+    "samples",
+    "device",
+    "multicast",
+]
+SAMPLES_FOR_P99 = 1000  # so that at least 10 lie beyond it, the rule for every percentile of the suite
+
+
+def summarize(samples: pd.DataFrame, checks: pd.DataFrame) -> pd.DataFrame:
+    """One row per (backend, world size, dtype, mode, bytes) of `checks`, in the order in which those first appear.
+
+    `samples`: one row per timed all-reduce (`launch`, `round`, the point's columns, `iteration`, `time_us`: the maximum
+    over ranks). `checks`: one row per launch and point (`status`, `reason`, `wrong`, `max_abs_error`,
+    `bitwise_equal_across_ranks`, `device`, `multicast`).
+
+    The launch is the unit: `median_us` is the median over launches of each launch's median. `p99_us` is that of all
+    samples pooled, and empty below 1000 `samples`, where fewer than 10 lie beyond it. `algbw_gbps` is bytes per rank
+    over the median, in 1e9 bytes/s; `busbw_gbps` is algbw · 2(n−1)/n, as in nccl-tests. `wrong` counts elements over
+    all launches and ranks, `max_abs_error` is the largest. `status` is the worst of all launches (`failed`, then
+    `unavailable`, then `ok`) with that launch's reason; times stand wherever there are any.
+    """
+    rows = checks.groupby(POINT, sort=False).apply(_checked, include_groups=False).reset_index()
+    samples = samples.astype({"time_us": float})
+    times = samples.groupby([*POINT, "launch"])["time_us"].median().groupby(POINT)
+    pooled = samples.groupby(POINT)["time_us"]
+    timed = pd.DataFrame({"launches": times.size(), "median_us": times.median(), "samples": pooled.size()})
+    timed["p99_us"] = pooled.quantile(0.99).where(timed["samples"] >= SAMPLES_FOR_P99)
+    rows = rows.merge(timed.reset_index(), on=POINT, how="left")
+    rows = rows.fillna({"launches": 0, "samples": 0})
+    rows = rows.astype({"launches": int, "samples": int, "wrong": "Int64", "bitwise_equal_across_ranks": "boolean"})
+    rows["algbw_gbps"] = rows["bytes"] / rows["median_us"] / 1e3
+    rows["busbw_gbps"] = rows["algbw_gbps"] * 2 * (rows["world_size"] - 1) / rows["world_size"]
+    return rows[SUMMARY_COLUMNS]
+
+
+def medians(summary: pd.DataFrame) -> pd.DataFrame:
+    """`median_us` with a row per size in bytes and a column per backend, for reading; empty where nothing was timed."""
+    return summary.pivot(index="bytes", columns="backend", values="median_us")[list(summary["backend"].unique())]
+
+
+def _checked(launches: pd.DataFrame) -> pd.Series:
+    worst = launches.iloc[launches["status"].map({"failed": 0, "unavailable": 1, "ok": 2}).argmin()]
+    known = launches.dropna(subset=["wrong"])
+    equal = known["bitwise_equal_across_ranks"].astype(bool)
+    return pd.Series(
+        {
+            "max_abs_error": known["max_abs_error"].astype(float).max(),
+            "wrong": int(known["wrong"].sum()) if len(known) else pd.NA,
+            "bitwise_equal_across_ranks": bool(equal.all()) if len(known) else pd.NA,
+            **worst[["status", "reason", "device", "multicast"]],
+        }
+    )

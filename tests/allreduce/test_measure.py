@@ -1,0 +1,103 @@
+"""The benchmark with real ranks, started by torchrun: what it writes, and what a bad backend costs."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from symmlib.allreduce import AllReducePlan, measure
+from symmlib.allreduce.samples import SAMPLE_COLUMNS, read_checks, read_samples
+from symmlib.analysis.allreduce import SUMMARY_COLUMNS
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.routing.derive import derive
+
+QUICK = {"world_size": 2, "sizes": "2,6KiB", "launches": 1, "rounds": 3, "iterations": 5}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Measure with the worker whose backends fail as told."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+
+    def measure_failing(plan: AllReducePlan, out: Path, failures: str) -> pd.DataFrame:
+        monkeypatch.setenv("TEST_FAILURES", failures)
+        return measure(plan, out, worker="failing_worker")
+
+    return measure_failing
+
+
+def test_real_ranks_are_checked_and_timed_and_files_hold_what_the_plan_asked_for(tmp_path):
+    plan = AllReducePlan(backends="gloo,nccl,host/one_shot,host/two_shot", dtype="float16", **QUICK)
+    summary = measure(plan, tmp_path)
+    assert list(summary.columns) == SUMMARY_COLUMNS
+    assert list(summary["bytes"]) == [2, 6144] * 4
+    absent, timed = summary[summary["backend"] == "nccl"], summary[summary["backend"] != "nccl"]
+    assert set(absent["status"]) == {"unavailable"}
+    assert "CUDA" in absent["reason"].iloc[0]
+    assert set(timed["status"]) == {"ok"}
+    assert set(timed["samples"]) == {15}
+    assert (timed["wrong"] == 0).all()
+    assert (timed["max_abs_error"] < 0.01).all()
+    assert timed["bitwise_equal_across_ranks"].all()
+
+    samples = pd.read_csv(tmp_path / "results" / "allreduce.csv")
+    assert list(samples.columns) == SAMPLE_COLUMNS
+    assert len(samples) == len(timed) * 15
+    assert (samples["time_us"] > 0).all()
+    orders = (
+        samples[samples["bytes"] == 6144].drop_duplicates(["round", "backend"]).groupby("round")["backend"].agg(tuple)
+    )
+    assert len(set(orders)) > 1, "backends took turns in the same order in every round"
+    saved = pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")
+    assert derive(saved, source="a test").tables == derive(summary, source="a test").tables
+
+
+def test_a_backend_that_raises_or_sums_wrong_costs_its_own_rows(tmp_path, failing):
+    plan = AllReducePlan(backends="host/one_shot,gloo,host/two_shot", **QUICK)
+    summary = failing(plan, tmp_path, "host/two_shot=raises,host/one_shot=sums wrong").set_index("backend")
+    assert set(summary.loc["gloo", "status"]) == {"ok"}
+    assert set(summary["status"].drop("gloo")) == {"failed"}
+    raised = summary.loc["host/two_shot", "reason"].iloc[0]
+    assert raised == ("rank 0, timing at 2 B: ValueError: tensor of a shape that only this test knows")
+    assert summary.loc["host/one_shot", "reason"].iloc[0].startswith("4 elements wrong at 2 B")
+    assert summary.loc["host/one_shot", "launches"].eq(0).all()
+
+
+def test_a_backend_that_kills_a_launch_is_named_and_the_next_launch_goes_on_without_it(tmp_path, failing, capsys):
+    plan = AllReducePlan(backends="host/one_shot,gloo", **QUICK)
+    summary = failing(plan, tmp_path, "host/one_shot=is killed").set_index("backend")
+    assert set(summary.loc["gloo", "status"]) == {"ok"}
+    assert set(summary.loc["host/one_shot", "status"]) == {"failed"}
+    assert "at 2 B; see launch-1.log" in summary.loc["host/one_shot", "reason"].iloc[0]
+    assert "Going on without host/one_shot" in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_measured_every_reason_is_told_and_the_summary_is_kept(tmp_path):
+    plan = AllReducePlan(backends="nccl,symm_mem/one_shot", device="cpu", **QUICK)
+    with pytest.raises(SymmlibError, match="(?s)none of the backends could be measured.*nccl: .*symm_mem/one_shot: "):
+        measure(plan, tmp_path)
+    assert set(pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")["status"]) == {"unavailable"}
+
+
+def test_more_ranks_than_gpus_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="world_size 8 needs as many GPUs"):
+        measure(AllReducePlan(8, "nccl", "1KiB"), tmp_path)
+
+
+def test_messages_that_do_not_fit_the_machine_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1 << 20}))
+    with pytest.raises(UsageError, match="16 MiB need about 1 GB of memory"):
+        measure(AllReducePlan(2, "gloo", "16MiB"), tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write .*file"):
+        measure(AllReducePlan(backends="gloo", **QUICK), tmp_path / "file")
+
+
+def test_half_a_line_left_by_a_killed_launch_is_not_read(tmp_path):
+    (tmp_path / "launch-1.csv").write_text(f"{','.join(SAMPLE_COLUMNS)}\n1,1,gloo,2,float16,eager,2,1,10.5\n1,1,gl")
+    (tmp_path / "launch-2.csv").write_text(f"{','.join(SAMPLE_COLUMNS)}\n1,1,gloo")
+    assert list(read_samples(tmp_path)["time_us"]) == [10.5]
+    assert read_checks(tmp_path).empty
