@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from symmlib.sizes import format_size
+
 POINT = ["backend", "world_size", "dtype", "mode", "bytes"]
 SUMMARY_COLUMNS = [
     *POINT,
@@ -50,8 +52,21 @@ def summarize(samples: pd.DataFrame, checks: pd.DataFrame) -> pd.DataFrame:
 
 
 def medians(summary: pd.DataFrame) -> pd.DataFrame:
-    """`median_us` with a row per size in bytes and a column per backend, for reading; empty where nothing was timed."""
-    return summary.pivot(index="bytes", columns="backend", values="median_us")[list(summary["backend"].unique())]
+    """`median_us` for reading: a row per size, a column per backend; empty where nothing was timed."""
+    table = summary.pivot(index="bytes", columns="backend", values="median_us")[list(summary["backend"].unique())]
+    return table.rename(index=format_size).rename_axis(index="median µs")
+
+
+def correctness(summary: pd.DataFrame) -> pd.DataFrame:
+    """A row per backend, all sizes together: was every sum right, how exact, the same on all ranks, and if not, why."""
+    rows = summary.assign(why=summary["reason"].replace("", pd.NA)).groupby("backend", sort=False)
+    return rows.agg(
+        status=("status", lambda of_sizes: "ok" if (of_sizes == "ok").all() else ", ".join(of_sizes.unique())),
+        wrong=("wrong", lambda of_sizes: of_sizes.sum(min_count=1)),
+        max_abs_error=("max_abs_error", "max"),
+        bitwise_equal_across_ranks=("bitwise_equal_across_ranks", lambda of_sizes: of_sizes.all()),
+        why=("why", lambda of_sizes: next(iter(of_sizes.dropna()), "")),
+    )
 
 
 def _checked(launches: pd.DataFrame) -> pd.Series:

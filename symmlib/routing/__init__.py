@@ -7,9 +7,9 @@ from importlib import import_module
 
 from symmlib.routing.table import Route, RoutingTable, Table
 
-LATER = {"Router": "router", "Decision": "router", "show": "listing"}
+LATER = {"Router": "router", "Decision": "router", "show": "listing", "compare": "listing"}
 
-__all__ = ["Decision", "Route", "Router", "RoutingTable", "Table", "show"]
+__all__ = ["Decision", "Route", "Router", "RoutingTable", "Table", "compare", "show"]
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""A routing table as rows for people: which backend serves which sizes, and on whose word (`symmlib routes show`)."""
+"""Routing tables as rows for people: which backend serves which sizes, on whose word, and what a new table changes."""
 
 import pandas as pd
 
@@ -6,6 +6,8 @@ from symmlib.errors import UsageError
 from symmlib.routing.table import RoutingTable, Table
 from symmlib.sizes import format_size
 
+KEY = ["device", "world_size", "dtype", "mode", "multicast"]
+POINT = ["world_size", "dtype", "mode", "bytes"]
 COLUMNS = ["device", "world_size", "dtype", "mode", "multicast", "from_bytes", "to_bytes", "sizes", "backend", "why"]
 
 
@@ -35,6 +37,26 @@ def show(
         raise UsageError(f"no table for {asked or 'anything: the file is empty'}. There is: {have or 'nothing'}.")
     rows = [row for one in sorted(matching, key=lambda one: one.key) for row in _rows(one)]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"to_bytes": "Int64"})
+
+
+def compare(before: RoutingTable, after: RoutingTable, summary: pd.DataFrame) -> pd.DataFrame:
+    """What `after` changes against `before` at the sizes measured in `summary` (see `symmlib.allreduce.measure`).
+
+    One row per size of every table of `after`, with the backend that either table picks and its median there:
+    `world_size, dtype, mode, bytes, before, after, before_us, after_us, speedup`. Empty where `before` has no table,
+    or where a backend was not measured.
+    """
+    times = summary[summary["status"] == "ok"].set_index([*POINT, "backend"])["median_us"]
+    rows = []
+    for table in after.tables:
+        old = before.find(**dict(zip(KEY, table.key, strict=True)))
+        for nbytes in sorted(summary["bytes"].unique()):
+            point = (table.world_size, table.dtype, table.mode, int(nbytes))
+            picks = old.lookup(nbytes).backend if old else None, table.lookup(nbytes).backend
+            rows.append([*point, *picks, *(times.get((*point, backend)) for backend in picks)])
+    frame = pd.DataFrame(rows, columns=[*POINT, "before", "after", "before_us", "after_us"])
+    frame = frame.astype({"before_us": float, "after_us": float})
+    return frame.assign(speedup=frame["before_us"] / frame["after_us"])
 
 
 def _rows(table: Table) -> list[list]:

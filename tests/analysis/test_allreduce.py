@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from symmlib.analysis.allreduce import SUMMARY_COLUMNS, medians, summarize
+from symmlib.analysis.allreduce import SUMMARY_COLUMNS, correctness, medians, summarize
 
 POINT = {"world_size": 4, "dtype": "bfloat16", "mode": "eager", "bytes": 4096}
 OK = {"status": "ok", "reason": "", "wrong": 0, "max_abs_error": 0.5, "bitwise_equal_across_ranks": True}
@@ -76,4 +76,18 @@ def test_medians_are_laid_out_by_size_and_backend():
     )
     table = medians(rows)
     assert list(table.columns) == ["host/one_shot", "gloo"]
-    assert table.loc[8192, "gloo"] == 20
+    assert table.loc["8 KiB", "gloo"] == 20
+
+
+def test_correctness_is_a_row_per_backend_over_all_sizes():
+    failed = {"status": "failed", "reason": "it broke"}
+    rows = summarize(
+        pd.DataFrame(samples("gloo", [[9]])),
+        pd.DataFrame(checks("gloo", OK) + checks("gloo", OK | {"max_abs_error": 0.75}, bytes=8192)).pipe(
+            lambda ok: pd.concat([ok, pd.DataFrame(checks("nccl", OK) + checks("nccl", failed, bytes=8192))])
+        ),
+    )
+    table = correctness(rows)
+    assert list(table.loc["gloo"]) == ["ok", 0, 0.75, True, ""]
+    assert table.loc["nccl", "status"] == "ok, failed"
+    assert table.loc["nccl", "why"] == "it broke"

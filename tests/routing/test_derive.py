@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from symmlib.errors import SymmlibError, UsageError
-from symmlib.routing import Route
+from symmlib.routing import Route, RoutingTable, Table, compare
 from symmlib.routing.derive import derive
 
 KIB = 1 << 10
@@ -62,3 +62,20 @@ def test_without_a_measured_candidate_there_is_no_table():
         derive(summary({"vllm/shm": [1, 1, 1]}), source="run x")
     with pytest.raises(UsageError, match="Did you mean 'gloo'"):
         derive(summary({"gloo": [1, 1, 1]}), source="run x", candidates=["glo"])
+
+
+def test_comparing_tables_shows_both_choices_and_what_the_new_one_gains():
+    rows = summary({"gloo": [4, 4, 4], "host/one_shot": [1, 2, 8]})
+    before = RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, "before", (Route(None, "host/one_shot"),)),))
+    changes = compare(before, derive(rows, source="run x"), rows)
+    assert list(changes["before"]) == ["host/one_shot"] * 3
+    assert list(changes["after"]) == ["host/one_shot", "host/one_shot", "gloo"]
+    assert list(changes["speedup"]) == [1, 1, 2]
+
+
+def test_comparing_with_no_table_or_an_unmeasured_backend_leaves_gaps():
+    rows = summary({"gloo": [4, 4, 4]})
+    changes = compare(RoutingTable(()), derive(rows, source="run x"), rows)
+    assert changes["before"].isna().all()
+    assert changes[["before_us", "speedup"]].isna().all(axis=None)
+    assert list(changes["after_us"]) == [4, 4, 4]
