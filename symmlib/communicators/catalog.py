@@ -1,0 +1,53 @@
+"""Opens backends by name, so that the router, the benchmark and the plug-in ask for them in the same words."""
+
+import torch
+import torch.distributed as dist
+
+from symmlib.backends import BACKENDS
+from symmlib.communicators import base
+from symmlib.communicators.distributed import open_distributed
+from symmlib.communicators.host import HostCommunicator
+from symmlib.communicators.symm_mem import SymmMemCommunicator
+from symmlib.communicators.vllm_peers import VllmShm
+from symmlib.errors import unknown
+
+NOT_WRAPPED = "symmlib does not open it yet; inside vLLM it is served by vLLM itself"
+
+
+def open_backends(names, group: dist.ProcessGroup, device: torch.device | str) -> dict[str, base.AllReduceBackend]:
+    """All backends in `names`, in that order. Collective: every rank of `group` asks for the same names.
+
+    A backend that cannot run here is `Unavailable`, on every rank with the same reason: nothing is raised for a
+    missing feature. Raises `UsageError` for a name that no backend has.
+    """
+    device = torch.device(device)
+    for name in names:
+        if name not in BACKENDS:
+            raise unknown("backend", name, BACKENDS)
+    families = {name.split("/")[0] for name in names}
+    opened: dict[str, base.AllReduceBackend] = {}
+    if "host" in families:
+        opened |= _reasons_for(HostCommunicator(group))
+    if "symm_mem" in families:
+        opened |= _reasons_for(SymmMemCommunicator(group, device))
+    if "vllm/shm" in names:
+        shm = VllmShm(group)
+        opened[shm.name] = shm if shm.support else base.Unavailable(shm.name, shm.support.reason)
+    for name in ("gloo", "nccl"):
+        if name in names:
+            opened[name] = open_distributed(name, group, device)
+    return {name: opened.get(name) or base.Unavailable(name, NOT_WRAPPED) for name in names}
+
+
+def close_backends(backends: dict[str, base.AllReduceBackend]) -> None:
+    """Close every backend; those of one family share a communicator, which closes once."""
+    for backend in backends.values():
+        backend.close()
+
+
+def _reasons_for(communicator) -> dict[str, base.AllReduceBackend]:
+    """A family's backends, those without support replaced by their reason."""
+    return {
+        name: backend if backend.support else base.Unavailable(name, backend.support.reason)
+        for name, backend in communicator.backends.items()
+    }

@@ -1,0 +1,75 @@
+"""Backends that vLLM wrote, opened outside vLLM so that they are measured beside ours in one run.
+
+`vllm/shm` is the shared-memory all-reduce of vLLM's CPU build (`torch.ops._C.shm_allreduce`), which exists in its
+AVX-512 and Arm builds only. Importing this module does not import vLLM.
+"""
+
+import importlib.util
+import platform
+import secrets
+
+import torch
+import torch.distributed as dist
+
+from symmlib.communicators import base
+
+
+def shm_support() -> base.Support:
+    """Whether vLLM on this machine has the operation, without importing vLLM. Decides what `vllm/shm` arms can do."""
+    if importlib.util.find_spec("vllm") is None:
+        return base.no("vLLM is not installed in this environment")
+    if torch.cuda.is_available():
+        return base.no("this is vLLM's CPU path, and this machine has a GPU")
+    if platform.machine() == "x86_64" and not torch.cpu._is_avx512_supported():  # the test by which vLLM picks a build
+        return base.no("vLLM builds its shared-memory all-reduce for AVX-512 only, which this CPU lacks; it uses gloo")
+    return base.YES
+
+
+class VllmShm:
+    """vLLM's shared-memory all-reduce over `group`; collective to construct, as vLLM's own CPU communicator does it."""
+
+    name = "vllm/shm"
+    DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+    def __init__(self, group: dist.ProcessGroup):
+        self.support = base.agree(group, shm_support())
+        if self.support:
+            self.support = base.agree(group, self._load())
+        if self.support:
+            self._join(group)
+
+    def supports(self, tensor: torch.Tensor) -> base.Support:
+        if not self.support:
+            return self.support
+        if tensor.device.type != "cpu" or tensor.dtype not in self.DTYPES or not tensor.is_contiguous():
+            return base.no("vLLM's operation takes contiguous CPU tensors of bfloat16, float16 or float32")
+        return base.YES
+
+    def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        out = tensor.clone() if out is None else out if out is tensor else out.copy_(tensor)
+        torch.ops._C.shm_allreduce(self._handle, out)  # in place
+        return out
+
+    def close(self) -> None:
+        """vLLM offers no way to give its shared memory back before the process ends."""
+
+    def _load(self) -> base.Support:
+        try:
+            from vllm.platforms import current_platform
+
+            current_platform.import_kernels()
+        except Exception as error:  # a broken installation can fail in any way; the benchmark goes on without it
+            return base.no(f"vLLM does not load: {error}")
+        if not hasattr(torch.ops._C, "init_shm_manager"):
+            return base.no("this build of vLLM has no shared-memory all-reduce (torch.ops._C.init_shm_manager)")
+        return base.YES
+
+    def _join(self, group: dist.ProcessGroup) -> None:
+        names = [f"symmlib-{secrets.token_hex(8)}"]
+        dist.broadcast_object_list(names, group=group, group_src=0)
+        threads = torch.tensor([torch.get_num_threads()])
+        dist.all_reduce(threads, op=dist.ReduceOp.MIN, group=group)
+        self._handle = torch.ops._C.init_shm_manager(names[0], group.size(), group.rank(), int(threads))
+        dist.barrier(group=group)
+        torch.ops._C.join_shm_manager(self._handle, names[0])
+        dist.barrier(group=group)
