@@ -1,0 +1,31 @@
+# Each target first makes .venv with the pinned stack for this machine; the second time that is a check of a moment.
+
+PROFILE ?=
+STACK ?= auto
+TESTS ?= tests
+
+export PYTHON
+
+.PHONY: help report test lab doctor setup
+
+help:
+	@echo "make report              measure on this machine and write a report (PROFILE=b200-tp8 for another profile)"
+	@echo "make test                run the tests (TESTS=tests/routing for some of them)"
+	@echo "make lab                 open the notebooks in JupyterLab"
+	@echo "make doctor              say what this machine can run, and why not what it can't"
+	@echo "make setup               only install (STACK=cpu or gpu against what the machine suggests)"
+
+report: setup
+	@.venv/bin/symmlib run $(PROFILE)
+
+test: setup
+	@.venv/bin/python -m pytest $(TESTS)
+
+lab: setup
+	@.venv/bin/symmlib lab
+
+doctor: setup
+	@.venv/bin/symmlib doctor
+
+setup:
+	@scripts/setup.sh $(STACK)
