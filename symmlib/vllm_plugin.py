@@ -19,6 +19,8 @@ from symmlib.errors import SymmlibError, unknown
 
 ALLREDUCE, ROUTING_TABLE, TRACE = "SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE"
 ROUTER = "router"
+# vLLM's own GPU communicators are chosen by vLLM's own variables, with ours unset; `vllm/shm` is here to be counted.
+CHOICES = (ROUTER, "vllm/shm", *(name for name in BACKENDS if not name.startswith("vllm/")))
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -27,8 +29,8 @@ def register() -> None:
     choice = os.environ.get(ALLREDUCE)
     if not choice:
         return
-    if choice not in (ROUTER, *BACKENDS):
-        raise SystemExit(f"{ALLREDUCE}: {unknown('all-reduce', choice, [ROUTER, *BACKENDS])}")
+    if choice not in CHOICES:
+        raise SystemExit(f"{ALLREDUCE}: {unknown('all-reduce', choice, CHOICES)}")
 
     from vllm.platforms import current_platform
 
@@ -61,7 +63,7 @@ def _routed_class() -> type:
             self._symmlib = None
             if unique_name.startswith("tp") and self.world_size > 1:
                 choice = os.environ[ALLREDUCE]
-                self._symmlib = _VllmOwn(self, choice) if choice.startswith("vllm/") else _Routed(self, choice)
+                self._symmlib = _VllmShm(self) if choice == "vllm/shm" else _Routed(self, choice)
 
         def all_reduce(self, input_):
             return super().all_reduce(input_) if self._symmlib is None else self._symmlib.all_reduce(input_)
@@ -113,18 +115,18 @@ class _Routed:
         self.router.close()
 
 
-class _VllmOwn:
-    """vLLM's own all-reduce, counted. `vllm/shm` must really be that and not vLLM's silent fallback."""
+class _VllmShm:
+    """vLLM's own all-reduce, counted; it must really be the shared-memory one and not vLLM's silent fallback."""
 
-    def __init__(self, communicator, choice: str):
-        self.name, self.communicator, self.trace = choice, communicator, _trace(communicator)
-        if choice == "vllm/shm" and not type(getattr(communicator, "dist_module", None)).__name__ == "_CPUSHMDistributed":
+    def __init__(self, communicator):
+        if type(getattr(communicator, "dist_module", None)).__name__ != "_CPUSHMDistributed":
             from symmlib.communicators.vllm_peers import shm_support
 
-            raise SymmlibError(f"{ALLREDUCE}={choice}: {shm_support().reason or 'vLLM did not set it up for this group'}")
+            raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {shm_support().reason or 'vLLM did not set it up for this group'}")
+        self.communicator, self.trace = communicator, _trace(communicator)
 
     def all_reduce(self, tensor):
-        self.trace.count(self.name, tensor.nbytes, tensor.dtype, "vLLM's own choice")
+        self.trace.count("vllm/shm", tensor.nbytes, tensor.dtype, "vLLM's own")
         return self.communicator.vllm_all_reduce(tensor)
 
     def close(self) -> None:
