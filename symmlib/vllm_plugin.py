@@ -96,7 +96,7 @@ class _Routed:
         self.router = Router(
             communicator.cpu_group,
             table,
-            device=communicator.device or "cpu",
+            device=_device(communicator),
             mode=_mode(communicator),
             trace=_trace(communicator),
             without=without,
@@ -106,7 +106,7 @@ class _Routed:
             if len(refused):
                 self.router.close()
                 raise SymmlibError(f"{ALLREDUCE}={choice}: {refused.reason.iloc[0]}")
-        self._in_place = communicator.device is None or communicator.device.type == "cpu"  # as vLLM's own does it there
+        self._in_place = _device(communicator).type == "cpu"  # as vLLM's own does it there
 
     def all_reduce(self, tensor):
         return self.router.all_reduce(tensor, out=tensor if self._in_place else None)
@@ -122,7 +122,8 @@ class _VllmShm:
         if type(getattr(communicator, "dist_module", None)).__name__ != "_CPUSHMDistributed":
             from symmlib.communicators.vllm_peers import shm_support
 
-            raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {shm_support().reason or 'vLLM did not set it up for this group'}")
+            reason = shm_support().reason or "vLLM did not set it up for this group"
+            raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {reason}")
         self.communicator, self.trace = communicator, _trace(communicator)
 
     def all_reduce(self, tensor):
@@ -135,17 +136,22 @@ class _VllmShm:
 
 def _table_of_one(backend: str, communicator):
     """A table in which `backend` serves every size and dtype."""
-    import torch
-
+    from symmlib.communicators.base import device_key
     from symmlib.routing import Route, RoutingTable, Table
 
-    on_gpu = communicator.device is not None and communicator.device.type == "cuda"
-    device = "sm_%d%d" % torch.cuda.get_device_capability(communicator.device) if on_gpu else "cpu"
     source = f"{ALLREDUCE}={backend}"
     routes = (Route(None, backend),)
     return RoutingTable(
         tuple(
-            Table(device, communicator.world_size, dtype, _mode(communicator), multicast, source, routes)
+            Table(
+                device_key(_device(communicator)),
+                communicator.world_size,
+                dtype,
+                _mode(communicator),
+                multicast,
+                source,
+                routes,
+            )
             for dtype in DTYPES
             for multicast in (False, True)
         )
@@ -153,11 +159,17 @@ def _table_of_one(backend: str, communicator):
 
 
 def _mode(communicator) -> str:
-    """"graph" where vLLM will capture CUDA graphs, else "eager"."""
+    """The tables' mode: "graph" where vLLM will capture CUDA graphs, else "eager"."""
     from vllm.config import get_current_vllm_config
 
-    on_gpu = communicator.device is not None and communicator.device.type == "cuda"
+    on_gpu = _device(communicator).type == "cuda"
     return "graph" if on_gpu and not get_current_vllm_config().model_config.enforce_eager else "eager"
+
+
+def _device(communicator):
+    import torch
+
+    return torch.device(communicator.device or "cpu")
 
 
 def _trace(communicator):

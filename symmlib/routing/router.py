@@ -84,7 +84,7 @@ class Router:
         rows = []
         for dtype, routes in self._routes.items():
             lowest = 0
-            for bound, (named, _, decision) in zip([*routes.bounds, None], routes.entries):
+            for bound, (named, _, decision) in zip([*routes.bounds, None], routes.entries, strict=True):
                 name = str(dtype).removeprefix("torch.")
                 rows.append((name, lowest, bound, named, decision.backend, decision.reason))
                 lowest = (bound or 0) + 1
@@ -115,7 +115,7 @@ class Router:
                 raise RanksDisagree(f"the ranks' routers differ in {key} ({listed}); give every rank the same")
 
     def _find(self, dtype: torch.dtype, multicast: bool) -> Table | None:
-        device = "cpu" if self.device.type == "cpu" else "sm_%d%d" % torch.cuda.get_device_capability(self.device)
+        device = base.device_key(self.device)
         name = str(dtype).removeprefix("torch.")
         return self.table.find(
             device=device, world_size=self.world_size, dtype=name, mode=self.mode, multicast=multicast

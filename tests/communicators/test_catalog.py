@@ -1,0 +1,17 @@
+"""Opening backends by name: what is missing is said on all ranks alike, and nothing raises for it."""
+
+
+def test_one_rank_without_a_feature_disables_it_on_all_with_the_same_words(ranks):
+    first, second = ranks("one_rank_cannot")
+    assert first == second
+    assert first["gloo"] == ""
+    assert first["host/one_shot"] == first["host/two_shot"]
+    assert first["host/one_shot"].startswith("rank 1: ") and "Linux" in first["host/one_shot"]
+    assert "CUDA" in first["symm_mem/two_shot"]
+    assert "does not open it yet" in first["triton/one_shot"]
+
+
+def test_a_name_that_no_backend_has_is_an_error_with_the_nearest_one(ranks):
+    for answer in ranks("unknown_backend"):
+        assert answer["error"] == "UsageError"
+        assert "host/three_shot" in answer["message"] and "Did you mean" in answer["message"]
