@@ -130,10 +130,10 @@ def side_by_side(
     cells = rows[keys].drop_duplicates().reset_index(drop=True)
     for metric in ("ttft", "tpot"):
         named = {column: f"{metric}_{column}" for column in ("baseline_ms", "treatment_ms", "reduction_pct")}
-        cells = cells.merge(
-            rows[rows.metric == metric].rename(columns=named)[[*keys, *named.values()]], "left", on=keys
-        )
-    return cells
+        chosen = rows[rows.metric == metric].rename(columns=named)[[*keys, *named.values()]]
+        cells = cells.merge(chosen, "left", on=keys)
+    times = [f"{metric}_{arm}_ms" for metric in ("ttft", "tpot") for arm in ("baseline", "treatment")]
+    return cells[[*keys, "ttft_reduction_pct", "tpot_reduction_pct", *times]]
 
 
 def _judge(claim: Claim, by_qps: dict[int, float]) -> tuple[str, str]:

@@ -71,6 +71,19 @@ def read_manifest(path: Path) -> dict:
     return {**EMPTY_MANIFEST, "run_id": path.name, **manifest}
 
 
+def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFrame | None]:
+    """(whose, serving summary, comparison): the run's own, or else of the newest run beside it that has both."""
+    own = Path(run_dir)
+    others = sorted((path for path in own.parent.iterdir() if path.is_dir() and path != own), reverse=True)
+    for path in [own, *others]:
+        if (path / "results" / "comparison.csv").is_file() and (path / "manifest.json").is_file():
+            tables = read(path).tables
+            if tables["comparison"] is not None and tables["serving_summary"] is not None:
+                whose = "this run" if path == own else f"run {path.name}"
+                return whose, tables["serving_summary"], tables["comparison"]
+    return "no run yet has serving results", None, None
+
+
 def machine(manifest: dict) -> str:
     """The machine in a few words: '8 × NVIDIA B200', or the CPU and its cores."""
     hardware = manifest.get("hardware") or {}
