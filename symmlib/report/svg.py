@@ -4,8 +4,10 @@
 same in words for those who cannot see it, and how to read it. Notebooks show it as it is; the page calls `inline`.
 """
 
+import base64
 import io
 import re
+import textwrap
 from html import escape
 
 import matplotlib
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from symmlib.report import style
 
 CSS_PIXELS_PER_PT = 96 / 72
+TITLE_CHARACTERS_PER_INCH = 11.5  # of bold DejaVu Sans at the title's size
 
 
 class Figure(MatplotlibFigure):
@@ -25,28 +28,37 @@ class Figure(MatplotlibFigure):
     reading: str = ""
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """What Jupyter shows: the picture with its title, and words where no picture can be shown."""
-        data = {"image/svg+xml": document(self), "text/plain": f"{self.finding}\n{self.alt}"}
-        return data, {"image/svg+xml": {"alt": self.alt}}
+        """What Jupyter shows: the titled picture; as PNG where SVG is not trusted; as words where no picture can be."""
+        data = {
+            "image/svg+xml": titled(self, "svg").decode(),
+            "image/png": base64.b64encode(titled(self, "png")).decode(),
+            "text/plain": f"{self.finding}\n{self.alt}",
+        }
+        return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"alt": self.alt}}
 
 
-def document(figure: Figure) -> str:
-    """A complete SVG file on white, titled, as for a notebook or a slide."""
-    with matplotlib.rc_context(style.RC):
-        title = figure.suptitle(
-            figure.finding, x=0.01, ha="left", fontsize=style.FONT_PT + 1.5, fontweight="bold", wrap=True
-        )
-        try:
-            svg = _render(figure, facecolor=style.COLOURS["paper"][0])
-        finally:
-            title.remove()
-            figure._suptitle = None
-    return svg
+def titled(figure: Figure, format: str) -> bytes:
+    """The figure on white with its finding written above, as for a notebook or a slide; `format` 'svg' or 'png'."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(figure.finding, int(width * TITLE_CHARACTERS_PER_INCH))
+    room = 0.2 * len(lines) + 0.12
+    figure.set_size_inches(width, height + room)
+    figure.get_layout_engine().set(rect=(0, 0, 1, height / (height + room)))
+    title = figure.text(
+        0.01, 1 - 0.06 / (height + room), "\n".join(lines), va="top", weight="bold", size=style.FONT_PT + 1
+    )
+    title.set_in_layout(False)
+    try:
+        return _render(figure, format, facecolor=style.COLOURS["paper"][0])
+    finally:
+        title.remove()
+        figure.set_size_inches(width, height)
+        figure.get_layout_engine().set(rect=(0, 0, 1, 1))
 
 
 def inline(figure: Figure, name: str) -> str:
     """The figure as one `<svg>` element for a page that shows `finding` as its heading; `name` keeps its ids apart."""
-    svg = _render(figure, facecolor="none")
+    svg = _render(figure, "svg", facecolor="none").decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -60,10 +72,11 @@ def inline(figure: Figure, name: str) -> str:
     return _themed(_prefixed(svg, name))
 
 
-def _render(figure: Figure, facecolor: str) -> str:
-    out = io.StringIO()
+def _render(figure: Figure, format: str, facecolor: str) -> bytes:
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
     with matplotlib.rc_context(style.RC):
-        figure.savefig(out, format="svg", facecolor=facecolor, metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format=format, facecolor=facecolor, metadata=metadata, dpi=144 if format == "png" else 72)
     return out.getvalue()
 
 

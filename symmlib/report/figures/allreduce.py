@@ -147,7 +147,7 @@ def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logari
             last = rows.sort_values("bytes").groupby("backend", sort=False)[column].last()
             label_line_ends(axes, last.to_dict(), looks, PANEL_IN)
     if compact:
-        legend_above(figure, looks)
+        legend_above(panels[0], looks)
     return figure, ran
 
 

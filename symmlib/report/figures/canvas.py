@@ -3,7 +3,9 @@
 import functools
 
 import matplotlib
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from symmlib.report import style
 from symmlib.report.svg import Figure
@@ -39,7 +41,7 @@ def size_axis(axes, sizes: list[int], compact: bool) -> None:
     sizes = sorted({int(size) for size in sizes})
     step = -(-len(sizes) // (4 if compact else 8))
     shown = sizes[::-1][::step][::-1]  # the largest always has its label
-    axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(shown))
+    axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_size(round(value))))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("message size per rank")
@@ -55,7 +57,7 @@ def log_y(axes) -> None:
 def rate_axis(axes, rates: list[float]) -> None:
     """An axis of request rates with a tick at each measured one."""
     rates = sorted(set(rates))
-    axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(rates))
+    axes.xaxis.set_major_locator(FixedLocator(rates))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     margin = 0.08 * (rates[-1] - rates[0]) or 0.5
     axes.set_xlim(rates[0] - margin, rates[-1] + margin)
@@ -85,9 +87,19 @@ def label_line_ends(axes, ends: dict[str, float], looks: dict[str, style.Look], 
         axes.text(1.095, height, name, transform=axes.transAxes, va="center")
 
 
-def legend_above(figure: Figure, looks: dict[str, style.Look], columns: int = 2) -> None:
-    """The same key above the panels, where there is no room at the right."""
-    handles = [matplotlib.lines.Line2D([], [], label=name, **look.line) for name, look in looks.items()]
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=columns, frameon=False, handlelength=3, columnspacing=1.2
+def legend_above(axes, looks: dict[str, style.Look], columns: int = 2, more: list | None = None) -> None:
+    """A key above the title of `axes`, the first panel, where there is no room at the right; `more` handles last."""
+    handles = [Line2D([], [], label=name, **look.line) for name, look in looks.items()] + (more or [])
+    above_title = axes.transAxes + ScaledTranslation(0, 18 / 72, axes.figure.dpi_scale_trans)
+    axes.legend(
+        handles=handles,
+        ncols=columns,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=above_title,
+        borderpad=0,
+        borderaxespad=0,
+        frameon=False,
+        handlelength=3,
+        columnspacing=1.2,
     )

@@ -1,13 +1,12 @@
 """The figure of the published B200 numbers: what was saved, against what was claimed."""
 
 import pandas as pd
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from symmlib.analysis import words
 from symmlib.analysis.published import CLAIMS, claims, finding, reductions
 from symmlib.report import style
-from symmlib.report.figures.canvas import canvas, styled
+from symmlib.report.figures.canvas import canvas, legend_above, styled
 from symmlib.report.svg import Figure
 
 MARKS = {"mean": style.Look("blue", "o", "-"), "median": style.Look("orange", "D", style.DASHED)}
@@ -38,11 +37,8 @@ def published_pr20759(published: pd.DataFrame, compact: bool = False) -> Figure:
         axes.set_xlim(-0.3, len(rates) - 0.7)
         axes.set_ylim(min(0, saved.reduction_pct.min() * 1.1), top)
         axes.set_title(f"{metric.upper()} at TP={tp}: less by, %")
-    handles = [Line2D([], [], label=statistic, **look.line) for statistic, look in MARKS.items()]
-    handles.append(Patch(color=style.COLOURS["grey"][0], alpha=0.18, linewidth=0, label="claimed"))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, frameon=False, handlelength=2.6, columnspacing=1.2
-    )
+    claimed = Patch(color=style.COLOURS["grey"][0], alpha=0.18, linewidth=0, label="claimed")
+    legend_above(panels[0], MARKS, columns=3, more=[claimed])
     means = saved[saved.statistic == "mean"]
     told = {
         metric: words.span(means[means.metric == metric].reduction_pct, words.percent).replace(" % to", " to")

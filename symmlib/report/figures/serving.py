@@ -55,7 +55,7 @@ def ttft_tpot(
             ends = {arm: means.loc[tp, metric, arm].sort_index().iloc[-1] for arm in dict.fromkeys(chosen.arm)}
             label_line_ends(axes, ends, looks, PANEL_IN)
     if compact:
-        legend_above(figure, looks)
+        legend_above(panels[0], looks)
     tp, qps = tps[-1], rows[rows.tp == tps[-1]].qps.max()
     told = {}
     for metric in METRICS:
