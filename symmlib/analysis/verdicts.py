@@ -137,9 +137,8 @@ def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[s
         return []
     invalid, valid = rows[rows.verdict == "invalid"], rows[rows.verdict != "invalid"]
     if valid.empty:
-        return [
-            f"No verdict, because every cell is invalid ({words.cells(invalid)}){_reasons(invalid, gates)}. Mend that first."
-        ]
+        why = f"every cell is invalid ({words.cells(invalid)}){_reasons(invalid, gates)}"
+        return [f"No verdict, because {why}. Mend that first."]
     lead = leading_pair(valid)
     others = [pair for pair in _pairs(valid) if _pair(pair) != _pair(lead)]
     if (valid.tier == "smoke").all():

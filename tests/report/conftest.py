@@ -1,0 +1,138 @@
+"""A small run made of invented numbers, in the formats that the suite writes. Nothing here was measured."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from symmlib.report import make_report
+from symmlib.routing import Route, RoutingTable, Table
+from symmlib.runs import write_csv, write_json, write_text
+
+SIZES = (1 << 10, 1 << 16, 1 << 20)
+MEDIANS_US = {
+    "gloo": (100, 200, 400),
+    "host/one_shot": (0.6, 3, 45),
+    "host/two_shot": (0.7, 4, 40),
+    "vllm/shm": (2, 9, 90),
+}
+TIMES_MS = {
+    "gloo": {"ttft": 34, "tpot": 16},
+    "router": {"ttft": 11, "tpot": 2.8},
+    "vllm/shm": {"ttft": 12, "tpot": 2.9},
+}
+RUN_ID = "20261123T221005Z-synthetic-1a2b3c4d"
+
+
+@pytest.fixture(scope="session")
+def allreduce_summary() -> pd.DataFrame:
+    point = {"world_size": 2, "dtype": "bfloat16", "mode": "eager"}
+    ran = {"launches": 3, "wrong": 0, "status": "ok", "reason": ""}
+    rows = [
+        {"backend": name, **point, "bytes": size, **ran, "median_us": time_us, "busbw_gbps": size / time_us / 1000}
+        for name, times_us in MEDIANS_US.items()
+        for size, time_us in zip(SIZES, times_us, strict=True)
+    ]
+    absent = {"launches": 0, "wrong": None, "status": "unavailable", "reason": "there is no CUDA device"}
+    rows.append({"backend": "symm_mem/two_shot", **point, "bytes": 1024, **absent})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def serving_summary() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"block": block, "arm": arm, "tp": 2, "qps": qps, "metric": metric, "statistic": statistic,
+             "value_ms": value * (1 + 0.02 * block + 0.05 * (qps - 4)), "requests": 40, "note": ""}
+            for arm, metrics in TIMES_MS.items()
+            for metric, value in metrics.items()
+            for statistic in ("mean", "median")
+            for qps in (4, 8)
+            for block in (0, 1, 2)
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def comparison() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"tp": 2, "qps": qps, "metric": metric, "statistic": statistic, "baseline": "gloo", "treatment": arm,
+             "ratio": ratio, "ci_low": ratio * 0.9, "ci_high": ratio * 1.1, "p_value": 0.25, "blocks": 3,
+             "tier": "quick", "verdict": "faster", "note": ""}
+            for arm in ("router", "vllm/shm")
+            for metric in ("ttft", "tpot")
+            for statistic in ("mean", "median")
+            for qps in (4, 8)
+            for ratio in [TIMES_MS[arm][metric] / TIMES_MS["gloo"][metric]]
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def gates() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"gate": "rate", "cell": "TP=2, QPS 4", "status": "valid", "reason": "3.97 of 4 requests a second"},
+            {"gate": "trace", "cell": "TP=2, QPS 8", "status": "invalid", "reason": "gloo served 12 calls"},
+        ]
+    )
+
+
+@pytest.fixture
+def bare_run(tmp_path):
+    """A run that has a manifest and nothing else, below a reports directory."""
+    return _bare_run(tmp_path)
+
+
+@pytest.fixture
+def whole_run(tmp_path, tables):
+    """A run that has everything, to change at will."""
+    return _whole_run(tmp_path, tables)
+
+
+@pytest.fixture(scope="session")
+def reported_run(tmp_path_factory, tables):
+    """A run that has everything, its page included; drawing takes seconds, so all tests read this one."""
+    run = _whole_run(tmp_path_factory.mktemp("reported"), tables)
+    make_report(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tables(allreduce_summary, serving_summary, comparison, gates) -> dict[str, pd.DataFrame]:
+    return {
+        "allreduce_summary": allreduce_summary,
+        "serving_summary": serving_summary,
+        "comparison": comparison,
+        "gates": gates,
+    }
+
+
+def _bare_run(directory):
+    path = directory / "reports" / "runs" / RUN_ID
+    manifest = {
+        "status": "failed", "run_id": RUN_ID, "profile": "synthetic", "profile_hash": "1a2b3c4d" * 8,
+        "argv": ["/somewhere/bin/symmlib", "run", "synthetic"], "started": "2026-11-23T22:10:05+00:00",
+        "ended": "2026-11-23T22:17:45+00:00", "reason": "failed: 04_serving",
+        "git": {"revision": "abcdef0123456789abcdef0123456789abcdef01", "dirty": True}, "versions": {"torch": "2.13.0"},
+        "hardware": {"cpu": {"model": "Invented CPU", "cores": 2, "memory_bytes": 8 << 30}, "gpus": []},
+        "topology": "Socket(s): 1", "environment": {"SYMMLIB_ALLREDUCE": "router"}, "gates": [], "files": {},
+        "steps": {"04_serving": {"status": "failed", "reason": "no server got ready"}},
+    }  # fmt: skip
+    write_json(path / "manifest.json", manifest)
+    return path
+
+
+def _whole_run(directory, tables):
+    run = _bare_run(directory)
+    for name, table in tables.items():
+        write_csv(run / "results" / f"{name}.csv", table)
+    routes = (Route(1 << 16, "host/one_shot"), Route(None, "host/two_shot"))
+    RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, f"run {RUN_ID}", routes),)).save(run / "routing.toml")
+    write_text(run / "params.yaml", "name: synthetic\n")
+    write_text(run / "notebooks" / "02_allreduce.ipynb", "{}")
+    write_text(run / "raw" / "allreduce" / "launch-0 (odd #name).csv", "launch\n")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    write_json(run / "manifest.json", {**manifest, "status": "ok", "reason": "", "steps": {}})
+    return run

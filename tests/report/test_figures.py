@@ -1,0 +1,120 @@
+import itertools
+
+import pandas as pd
+import pytest
+
+from symmlib.analysis import published
+from symmlib.report import figures, style, svg
+from symmlib.routing import RoutingTable, show
+
+LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
+
+
+@pytest.fixture
+def drawn(allreduce_summary, serving_summary, comparison) -> dict:
+    """Every figure, as a function of `compact`."""
+    cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
+    return {
+        "latency": lambda **options: figures.latency(allreduce_summary, **options),
+        "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
+        "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
+        "effects": lambda **options: figures.effects(comparison, **options),
+        "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
+        "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
+    }
+
+
+def test_every_figure_states_its_finding_in_words_and_tells_how_to_read_it(drawn):
+    assert set(drawn) == set(figures.__all__)
+    for name, draw in drawn.items():
+        figure = draw()
+        assert len(figure.finding) > 20 and figure.alt.startswith(figure.finding), name
+        assert figure.reading.endswith("."), name
+
+
+def test_findings_are_computed_from_the_data(drawn, allreduce_summary):
+    assert drawn["latency"]().finding == (
+        "Fastest: host/one_shot up to 64 KiB, host/two_shot above, 10x to 167x faster than gloo"
+    )
+    slower = allreduce_summary.assign(
+        median_us=allreduce_summary.median_us.where(allreduce_summary.backend != "host/two_shot", 999)
+    )
+    assert figures.latency(slower).finding.startswith("host/one_shot is the fastest at every size")
+    assert drawn["ttft_tpot"]().finding.startswith("Median time per token at QPS 8: router 3.42 ms")
+    assert drawn["effects"]().finding == "Against gloo: router and vllm/shm faster in all 4 comparisons"
+
+
+def test_the_style_of_the_caller_changes_nothing(drawn):
+    import matplotlib
+
+    before = svg.inline(drawn["latency"](), "x")
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path"}):
+        assert svg.inline(drawn["latency"](), "x") == before
+
+
+def test_a_notebook_shows_the_titled_picture_and_words_where_it_cannot(drawn):
+    figure = drawn["latency"]()
+    data, metadata = figure._repr_mimebundle_()
+    assert figure.finding in data["image/svg+xml"]
+    assert data["text/plain"].startswith(figure.finding)
+    assert metadata["image/svg+xml"]["alt"] == figure.alt
+
+
+def test_wrong_sums_and_absent_backends_are_not_drawn(allreduce_summary):
+    lying = allreduce_summary.assign(wrong=allreduce_summary.wrong.where(allreduce_summary.backend != "vllm/shm", 3))
+    picture = svg.inline(figures.latency(lying), "x")
+    assert "vllm/shm" not in picture and "symm_mem" not in picture
+
+
+def test_where_nothing_ran_the_figure_says_so(allreduce_summary, comparison):
+    nothing = allreduce_summary[allreduce_summary.status != "ok"]
+    assert figures.latency(nothing).finding == "No all-reduce ran"
+    assert figures.effects(comparison.assign(ratio=float("nan"))).finding == "Nothing was compared"
+
+
+def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
+    once = comparison.assign(tier="smoke", blocks=1, ci_low=float("nan"), ci_high=float("nan"))
+    assert "no interval and no verdict" in figures.effects(once).finding
+
+
+def test_several_settings_and_tensor_parallel_sizes_get_panels_of_their_own(allreduce_summary, serving_summary):
+    four = pd.concat([allreduce_summary, allreduce_summary.assign(world_size=4)])
+    assert len(figures.latency(four).axes) == 2
+    assert len(figures.ttft_tpot(pd.concat([serving_summary, serving_summary.assign(tp=4)])).axes) == 4
+
+
+def test_backends_of_one_machine_differ_in_colour_marker_and_dash():
+    for names in [
+        ("gloo", "host/one_shot", "host/two_shot", "vllm/shm"),
+        ("gloo", "router", "vllm/shm"),
+        ("nccl", "symm_mem/one_shot", "symm_mem/two_shot", "symm_mem/multimem", "vllm/custom"),
+    ]:
+        looks = style.looks(names)
+        for one, other in itertools.combinations(names, 2):
+            assert looks[one].colour != looks[other].colour
+            assert (looks[one].marker, looks[one].dash) != (looks[other].marker, looks[other].dash)
+
+
+def test_the_baseline_is_grey_whatever_its_name():
+    assert style.looks(["my-server", "router"], baseline="my-server")["my-server"].colour == "grey"
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_colours_keep_their_contrast_on_paper(scheme):
+    paper = style.COLOURS["paper"][scheme]
+    for name in LINE_COLOURS:
+        assert contrast(style.COLOURS[name][scheme], paper) >= 3, name
+    for name in ("ink", "muted", "blue"):
+        assert contrast(style.COLOURS[name][scheme], paper) >= 4.5, name
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, as WCAG 2.2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)

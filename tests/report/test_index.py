@@ -1,0 +1,68 @@
+import json
+import shutil
+
+import pytest
+
+from symmlib.errors import UsageError
+from symmlib.report import make_index, publish
+from symmlib.runs import write_json, write_text
+
+
+@pytest.fixture
+def reports(whole_run):
+    """Three runs: one that went well, an older one that failed, a newer one whose manifest is damaged."""
+    write_text(whole_run / "index.html", "the run's page")
+    older = whole_run.with_name("20261101T000000Z-older-00000000")
+    shutil.copytree(whole_run, older)
+    manifest = json.loads((older / "manifest.json").read_text(encoding="utf-8"))
+    manifest |= {"status": "failed", "reason": "failed: 04_serving & more", "profile": "older"}
+    write_json(older / "manifest.json", manifest)
+    (older / "index.html").unlink()
+    write_text(whole_run.with_name("20261224T000000Z-newer-00000000") / "manifest.json", "{")
+    return whole_run.parent.parent
+
+
+def test_the_index_lists_all_runs_newest_first_with_what_was_found(reports):
+    page = make_index(reports).read_text(encoding="utf-8")
+    newer, whole, older = (page.index(name) for name in ("newer", ">synthetic<", ">older<"))
+    assert newer < whole < older
+    for words in (
+        "Use the router: 5.7x faster",
+        "preliminary: 3 blocks",
+        "Invented CPU, 2 cores",
+        "2026-11-23 22:10 UTC",
+    ):
+        assert words in page
+    assert "abcdef0123 + uncommitted changes" in page
+    assert 'href="runs/20261123T221005Z-synthetic-1a2b3c4d/index.html"' in page
+
+
+def test_failed_and_unreadable_runs_are_listed_with_the_reason(reports):
+    page = make_index(reports).read_text(encoding="utf-8")
+    assert "failed: 04_serving &amp; more" in page
+    assert "(no report was made)" in page
+    assert "Not readable" in page and "cannot read" in page
+    assert str(reports) not in page
+
+
+def test_an_empty_index_says_how_to_make_a_run(tmp_path):
+    assert "make report" in make_index(tmp_path).read_text(encoding="utf-8")
+
+
+def test_publishing_copies_runs_keeps_those_already_there_and_can_be_repeated(reports, tmp_path):
+    site = tmp_path / "site"
+    write_text(site / "runs" / "20250101T000000Z-kept-00000000" / "manifest.json", "{}")
+    first = publish(reports, site).read_text(encoding="utf-8")
+    assert publish(reports, site).read_text(encoding="utf-8") == first
+    assert "20250101T000000Z-kept-00000000" in first and ">synthetic<" in first
+    assert (site / "runs" / "20261123T221005Z-synthetic-1a2b3c4d" / "results" / "comparison.csv").is_file()
+
+
+def test_publishing_refuses_what_cannot_work(reports, tmp_path):
+    with pytest.raises(UsageError, match="nothing to publish"):
+        publish(tmp_path / "nowhere", tmp_path / "site")
+    with pytest.raises(UsageError, match="lies inside"):
+        publish(reports, reports / "runs" / "site")
+    in_the_way = write_text(tmp_path / "file", "")
+    with pytest.raises(UsageError, match="cannot write"):
+        publish(reports, in_the_way)

@@ -1,0 +1,208 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from symmlib.errors import UsageError
+from symmlib.report import contents, make_report, style
+from symmlib.runs import write_csv, write_json, write_text
+
+LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
+HOSTILE = '<script>alert("$x & y")</script>'
+
+
+class Reader(HTMLParser):
+    """What a page holds: every tag with its attributes, and its text without styles."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if "style" not in self._open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(reported_run) -> str:
+    return (reported_run / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_page_answers_in_the_order_in_which_people_ask(page):
+    text = " ".join(Reader(page).text.split())
+    order = [
+        "Use the router: 5.7x faster per token than gloo",
+        "preliminary: 3 blocks",
+        "On this machine the router answers",
+        "Use SYMMLIB_ALLREDUCE=router.",
+        "time to first token: from sending a request",
+        "median TTFT, ms",
+        "median TPOT, ms",
+        "TPOT ratio",
+        "Bus bandwidth (busbw) is",
+        "median time, µs",
+        "bus bandwidth, GB/s",
+        "the router picks host/one_shot up to 64 KiB",
+        "7 to 10 % TTFT for TP=8",
+        "this run",
+        "gloo served 12 calls",
+        "there is no CUDA device",
+        "git checkout abcdef0123456789abcdef0123456789abcdef01",
+        "symmlib run reports/runs/20261123T221005Z-synthetic-1a2b3c4d/params.yaml",
+        "Invented CPU, 2 cores, 8 GiB",
+        "results/allreduce_summary.csv",
+        "notebooks/02_allreduce.ipynb",
+        "raw/allreduce/launch-0",
+    ]
+    position = 0
+    for words in order:
+        assert words in text[position:], f"{words!r} is missing, or stands too early"
+        position = text.index(words, position)
+
+
+def test_the_same_files_give_the_same_bytes(page, reported_run):
+    assert make_report(reported_run).read_text(encoding="utf-8") == page
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    reader = Reader(page)
+    assert not reader.all("script") and not reader.all("iframe") and not reader.all("img")
+    for tag, attributes in reader.tags:
+        assert not LOADING & attributes.keys(), tag
+        if "href" in attributes and tag == "link":
+            assert attributes["href"].startswith("data:")
+        if "href" in attributes and tag not in ("a", "link"):
+            assert attributes["href"].startswith("#"), tag
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    (policy,) = [meta["content"] for meta in reader.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_relative_link_leads_to_a_file_or_a_place_in_the_page(page, reported_run):
+    reader = Reader(page)
+    ids = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
+    targets = [attributes["href"] for attributes in reader.all("a")]
+    assert any("raw/" in target for target in targets)
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in ids
+        elif not target.startswith("https://github.com/vllm-project/vllm/pull/"):
+            assert (reported_run / unquote(target)).is_file(), target
+
+
+def test_every_figure_is_named_for_those_who_do_not_see_it(page):
+    reader = Reader(page)
+    pictures = reader.all("svg")
+    assert len(pictures) == 2 * 6  # each wide and for phones
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for picture in pictures:
+        assert picture["role"] == "img"
+        for label in picture["aria-labelledby"].split():
+            assert re.search(rf'id="{label}">[^<]{{20,}}<', page), f"{label} is not there, or says nothing"
+    for use in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
+        assert use in ids
+    assert page.count("How to read this.") == 6
+
+
+def test_colours_follow_the_scheme_of_the_reader(page):
+    pictures = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert not re.findall(r"#[0-9a-f]{6}\b", pictures), "a colour that no scheme can change"
+    for name in set(re.findall(r"var\(--([a-z]+)\)", pictures)):
+        assert name in style.COLOURS
+    assert style.css_variables("light") in page
+    assert "@media (prefers-color-scheme: dark)" in page and style.css_variables("dark") in page
+
+
+def test_a_run_without_results_says_what_is_missing_and_why(bare_run):
+    text = Reader(make_report(bare_run).read_text(encoding="utf-8")).text
+    assert "Nothing was measured" in text
+    assert "failed in part" in text
+    assert "no server got ready" in text
+    for name in ("allreduce_summary.csv", "routing.toml", "comparison.csv", "gates.csv"):
+        assert name in text
+    assert "step 02_allreduce was not part of this run" in text
+    assert "7 to 10 % TTFT for TP=8" in text, "the published numbers need no measurement"
+
+
+def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):
+    manifest = json.loads((bare_run / "manifest.json").read_text(encoding="utf-8"))
+    write_json(bare_run / "manifest.json", {**manifest, "steps": {}})
+    write_json(bare_run / "02_allreduce.failure.json", {"step": "02_allreduce", "reason": "rank 1 died"})
+    assert "rank 1 died" in make_report(bare_run).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", ["", "tp,qps\n1,2\n", "\x00\x01", "backend\n"])
+def test_a_damaged_table_is_missing_with_the_reason(whole_run, damage):
+    write_text(whole_run / "results" / "allreduce_summary.csv", damage)
+    run = contents.read(whole_run)
+    ((what, why),) = run.missing
+    assert run.tables["allreduce_summary"] is None
+    assert what == "results/allreduce_summary.csv" and why.startswith("the file")
+
+
+def test_a_routing_table_with_a_mistake_is_missing_with_the_mistake(whole_run):
+    write_text(whole_run / "routing.toml", "schema = 1\n[[table]]\nsurprise = 3\n")
+    ((what, why),) = contents.read(whole_run).missing
+    assert what == "routing.toml" and "surprise" in why
+
+
+def test_what_is_damaged_costs_its_part_and_not_the_page(whole_run):
+    for name in ("results/comparison.csv", "results/serving_summary.csv", "routing.toml"):
+        write_text(whole_run / name, "damaged")
+    text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    assert "host/one_shot is the fastest all-reduce at 64 KiB" in text
+    assert "No serving results in this run" in text and "No routing table in this run" in text
+
+
+def test_hostile_names_are_shown_and_never_obeyed(whole_run, comparison, serving_summary, allreduce_summary, gates):
+    results = whole_run / "results"
+    write_csv(results / "comparison.csv", comparison.replace({"treatment": {"router": HOSTILE}}))
+    write_csv(results / "serving_summary.csv", serving_summary.replace({"arm": {"router": HOSTILE}}))
+    write_csv(results / "allreduce_summary.csv", allreduce_summary.replace({"backend": {"vllm/shm": HOSTILE}}))
+    write_csv(results / "gates.csv", gates.replace({"reason": {"gloo served 12 calls": HOSTILE}}))
+    manifest = json.loads((whole_run / "manifest.json").read_text(encoding="utf-8"))
+    manifest |= {"profile": HOSTILE, "topology": HOSTILE, "argv": [HOSTILE], "environment": {"VLLM_X": HOSTILE}}
+    write_json(whole_run / "manifest.json", manifest)
+    html = make_report(whole_run).read_text(encoding="utf-8")
+    reader = Reader(html)
+    assert not reader.all("script")
+    assert reader.text.count(HOSTILE) > 10
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no run's directory"):
+        make_report(tmp_path)
+    write_text(tmp_path / "manifest.json", "{")
+    with pytest.raises(UsageError, match="cannot read"):
+        make_report(tmp_path)
+
+
+def test_a_report_needs_neither_torch_nor_communicators(bare_run):
+    program = (
+        "import sys; from symmlib.report import make_report; make_report(sys.argv[1]); "
+        "print([name for name in sys.modules if name in ('torch', 'vllm', 'numba', 'symmlib.communicators')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, bare_run], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
