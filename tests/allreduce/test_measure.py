@@ -1,8 +1,12 @@
 """The benchmark with real ranks, started by torchrun: what it writes, and what a bad backend costs."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from symmlib.allreduce import AllReducePlan, measure
@@ -77,6 +81,22 @@ def test_where_nothing_can_be_measured_every_reason_is_told_and_the_summary_is_k
     with pytest.raises(SymmlibError, match="(?s)none of the backends could be measured.*nccl: .*symm_mem/one_shot: "):
         measure(plan, tmp_path)
     assert set(pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")["status"]) == {"unavailable"}
+
+
+def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_path):
+    code = (
+        "import sys; from symmlib.allreduce import AllReducePlan, measure; "
+        "measure(AllReducePlan(2, 'gloo', '2,16MiB', launches=1), sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as measuring:
+        assert any("size 2 of 2" in line for line in measuring.stdout)
+        measuring.send_signal(signal.SIGINT)
+    assert measuring.returncode != 0
+    summary = pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")
+    assert list(summary["status"]) == ["ok", "failed"]
+    assert summary["reason"][1].startswith("not reached")
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info["cmdline"])]
 
 
 def test_more_ranks_than_gpus_are_refused(tmp_path):
