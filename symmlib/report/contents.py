@@ -106,7 +106,10 @@ def when(stamp: str | None) -> str:
     """'2026-11-23T22:10:05+00:00' as '2026-11-23 22:10 UTC'."""
     if not stamp:
         return "not yet"
-    moment = pd.Timestamp(stamp)
+    try:
+        moment = pd.Timestamp(stamp)
+    except (ValueError, TypeError):
+        return str(stamp)
     moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
@@ -134,19 +137,19 @@ def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.D
         contents.missing.append((name, _why_not(contents, step)))
         return None
     try:
-        text = {column: str for column in TEXT_COLUMNS}
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "<NA>"])
-    except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        contents.missing.append((name, f"the file cannot be read: {error}"))
+        dtypes = dict.fromkeys(TEXT_COLUMNS, str)
+        table = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=["", "nan", "<NA>"])
+        absent = [column for column in columns if column not in table.columns]
+        if absent:
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        if table.empty:
+            raise ValueError(f"it has no rows; {_why_not(contents, step)}")
+        numbers = {column: pd.to_numeric(table[column]) for column in columns if column not in TEXT_COLUMNS}
+    except (ValueError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+        contents.missing.append((name, f"the file cannot be used: {error}"))
         return None
-    absent = [column for column in columns if column not in table.columns]
-    if absent:
-        contents.missing.append((name, f"the file has no column {', '.join(absent)}"))
-        return None
-    if table.empty:
-        contents.missing.append((name, f"the file has no rows; {_why_not(contents, step)}"))
-        return None
-    return table.assign(**{column: table[column].fillna("") for column in TEXT_COLUMNS if column in table.columns})
+    texts = {column: table[column].fillna("") for column in TEXT_COLUMNS if column in table.columns}
+    return table.assign(**numbers, **texts)
 
 
 def _routes(contents: Contents) -> pd.DataFrame | None:

@@ -152,9 +152,10 @@ def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):
     assert "rank 1 died" in make_report(bare_run).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("damage", ["", "tp,qps\n1,2\n", "\x00\x01", "backend\n"])
-def test_a_damaged_table_is_missing_with_the_reason(whole_run, damage):
-    write_text(whole_run / "results" / "allreduce_summary.csv", damage)
+@pytest.mark.parametrize("damage", ["", "tp,qps\n1,2\n", "\x00\x01", "backend\n", "many"])
+def test_a_damaged_table_is_missing_with_the_reason(whole_run, allreduce_summary, damage):
+    words = allreduce_summary.assign(bytes="many").to_csv(index=False)
+    write_text(whole_run / "results" / "allreduce_summary.csv", words if damage == "many" else damage)
     run = contents.read(whole_run)
     ((what, why),) = run.missing
     assert run.tables["allreduce_summary"] is None
