@@ -1,0 +1,172 @@
+"""What the arms' latencies say: requests out of vLLM's result files, statistics per block, comparisons over blocks.
+
+The block is the unit of every comparison, never the pooled request: requests of one server share its luck.
+
+Latencies are vLLM's (`vllm bench serve`), in ms: `ttft` from sending a request to its first token; `e2el` to its
+last; `tpot` = (e2el − ttft) / (output tokens − 1), one value a request; `itl` the gaps between a request's tokens, one
+value a gap. Failed requests count in none of them.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+METRICS = ("ttft", "tpot", "itl", "e2el")
+PERCENTILES = {"p90": 90, "p95": 95, "p99": 99}
+STATISTICS = ("mean", "median", *PERCENTILES)
+BEYOND = 10  # requests that must lie beyond a percentile, else it is an anecdote
+TOO_SMALL = "n too small"
+
+TIERS = {"smoke": 1, "quick": 3, "standard": 6, "full": 10}  # blocks; smoke gives no verdict
+MAX_BLOCKS = 20  # the exact test visits 2^blocks assignments of signs
+DELTA = 0.03  # a difference below 3 % is none that matters; an A/A experiment is to measure the floor
+CONFIDENCE = 0.95
+
+REQUEST_COLUMNS = [
+    "block", "arm", "tp", "qps", "request", "start_s", "input_tokens", "output_tokens", "ttft_ms", "tpot_ms", "e2el_ms",
+    "error",
+]  # fmt: skip
+SUMMARY_COLUMNS = ["block", "arm", "tp", "qps", "metric", "statistic", "value_ms", "requests", "note"]
+COMPARISON_COLUMNS = [
+    "tp", "qps", "metric", "statistic", "baseline", "treatment", "ratio", "ci_low", "ci_high", "p_value", "blocks",
+    "tier", "verdict", "note",
+]  # fmt: skip
+
+
+def requests(result: Mapping) -> pd.DataFrame:
+    """One row per request of a result that `vllm bench serve --save-detailed` wrote, in the order of sending.
+
+    Columns: `request` (from 0), `start_s` (sent, counted from the first), `input_tokens`, `output_tokens`, `ttft_ms`,
+    `tpot_ms`, `e2el_ms`, `error`. A failed request has an `error` and no latencies.
+    """
+    output_tokens = np.array(result["output_lens"])
+    ttft_s, e2el_s = np.array(result["ttfts"], dtype=float), latencies_s(result)
+    failed = output_tokens == 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot_s = (e2el_s - ttft_s) / (output_tokens - 1)
+    starts = np.array(result["start_times"])
+    frame = pd.DataFrame(
+        {
+            "request": np.arange(len(starts)),
+            "start_s": starts - starts.min(),
+            "input_tokens": result["input_lens"],
+            "output_tokens": output_tokens,
+            "ttft_ms": np.where(failed, np.nan, ttft_s * 1000),
+            "tpot_ms": np.where(output_tokens < 2, np.nan, tpot_s * 1000),
+            "e2el_ms": np.where(failed, np.nan, e2el_s * 1000),
+            "error": result["errors"],
+        }
+    )
+    frame["error"] = frame["error"].astype(str).where(~failed | (frame["error"] != ""), "no tokens came back")
+    return frame
+
+
+def summarize(result: Mapping) -> pd.DataFrame:
+    """Statistics of one result: `metric`, `statistic`, `value_ms`, `requests` (that succeeded), `note`.
+
+    A percentile beyond which fewer than 10 requests lie has no value but the note "n too small"; for `itl` too, whose
+    gaps are many but whose requests are the ones that vary independently.
+    """
+    frame = requests(result)
+    values = {metric: frame[f"{metric}_ms"].dropna().to_numpy() for metric in ("ttft", "tpot", "e2el")}
+    values["itl"] = np.array([gap * 1000 for gaps, tokens in zip(result["itls"], frame["output_tokens"], strict=True)
+                              if tokens for gap in gaps])  # fmt: skip
+    count = int((frame["output_tokens"] > 0).sum())
+    rows = []
+    for metric, statistic in itertools.product(METRICS, STATISTICS):
+        enough = statistic not in PERCENTILES or count * (100 - PERCENTILES[statistic]) >= 100 * BEYOND
+        value = _statistic(values[metric], statistic) if enough and len(values[metric]) else math.nan
+        rows.append((metric, statistic, value, count, "" if not math.isnan(value) else TOO_SMALL))
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS[4:])
+
+
+def compare(
+    summary: pd.DataFrame,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    tier: str = "full",
+    delta: float = DELTA,
+    invalid: Mapping[tuple, str] | None = None,
+) -> pd.DataFrame:
+    """Compare (baseline, treatment) `pairs` over the blocks of `summary` (columns: SUMMARY_COLUMNS).
+
+    Per block d = ln(treatment / baseline) of the statistic. `ratio` = exp(mean d), below 1 where the treatment is
+    faster; `ci_low`, `ci_high` its 95 % t interval over blocks; `p_value` an exact two-sided sign-flip test of d = 0;
+    `blocks` those that both arms completed; `tier` the one that these earn, at most `tier`. In the tier `smoke` there
+    is no interval and no verdict. `invalid` maps (tp, qps, arm) to the reason why the arm's times there do not count.
+    """
+    rows = []
+    for (tp, qps, metric, statistic), group in summary.groupby(["tp", "qps", "metric", "statistic"], sort=False):
+        times = group.pivot(index="block", columns="arm", values="value_ms")
+        for baseline, treatment in pairs:
+            if not {baseline, treatment} <= set(times):
+                continue
+            d = np.log(times[treatment] / times[baseline]).dropna().to_numpy()
+            reasons = [(invalid or {}).get((tp, qps, arm)) for arm in (baseline, treatment)]
+            reason = next(filter(None, reasons), "")
+            note = reason or ("" if len(d) else TOO_SMALL)
+            rows.append([tp, qps, metric, statistic, baseline, treatment, *_judge(d, tier, delta, bool(reason)), note])
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+def tier_of(blocks: int) -> str:
+    """The tier that so many blocks earn: 1 and 2 'smoke', 3 'quick', 6 'standard', 10 'full'."""
+    return [name for name, least in TIERS.items() if least <= max(blocks, 1)][-1]
+
+
+def t_interval(d: np.ndarray) -> tuple[float, float]:
+    """The 95 % t interval of the mean of `d`, one value a block; (nan, nan) for fewer than two."""
+    if len(d) < 2:
+        return math.nan, math.nan
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(d) - 1) * np.std(d, ddof=1) / math.sqrt(len(d))
+    return float(np.mean(d) - half), float(np.mean(d) + half)
+
+
+def sign_flip_p(d: np.ndarray) -> float:
+    """Exact two-sided p of "each sign in `d` is chance": the share of all 2^n flips that give as large a mean."""
+    if not len(d):
+        return math.nan
+    if len(d) > MAX_BLOCKS:
+        raise ValueError(f"{len(d)} blocks are more than {MAX_BLOCKS}, the most of which all signs can be tried")
+    sums = np.zeros(1)
+    for value in d:
+        sums = np.concatenate([sums + value, sums - value])
+    observed = abs(d.sum())
+    return float(np.mean(np.abs(sums) >= observed - 1e-9 * max(observed, 1e-300)))
+
+
+def verdict(low: float, high: float, delta: float = DELTA) -> str:
+    """What the interval [`low`, `high`] of a latency ratio says against 1 ± δ (as factors: 1/(1+δ) to 1+δ)."""
+    if math.isnan(low) or math.isnan(high):
+        return "inconclusive"
+    if high < 1 / (1 + delta):
+        return "faster"
+    if low > 1 + delta:
+        return "slower"
+    return "equivalent" if low >= 1 / (1 + delta) and high <= 1 + delta else "inconclusive"
+
+
+def _judge(d: np.ndarray, tier: str, delta: float, is_invalid: bool) -> list:
+    """Ratio, interval, p, blocks, tier and verdict of the log-ratios `d`."""
+    earned = min(tier_of(len(d)), tier, key=list(TIERS).index)
+    low, high = t_interval(d) if earned != "smoke" else (math.nan, math.nan)
+    ratio = math.exp(d.mean()) if len(d) else math.nan
+    said = "invalid" if is_invalid else verdict(math.exp(low), math.exp(high), delta)
+    return [ratio, math.exp(low), math.exp(high), sign_flip_p(d), len(d), earned, said]
+
+
+def _statistic(values: np.ndarray, statistic: str) -> float:
+    if statistic in PERCENTILES:
+        return float(np.percentile(values, PERCENTILES[statistic]))
+    return float(np.mean(values) if statistic == "mean" else np.median(values))
+
+
+def latencies_s(result: Mapping) -> np.ndarray:
+    """Seconds from sending to the last token; files of older vLLM hold only their parts."""
+    if "latencies" in result:
+        return np.array(result["latencies"], dtype=float)
+    return np.array([ttft + sum(gaps) for ttft, gaps in zip(result["ttfts"], result["itls"], strict=True)])

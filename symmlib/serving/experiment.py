@@ -1,0 +1,154 @@
+"""What one serving experiment is to do; checked when it is made, so that a mistake costs no server start.
+
+Its fields are the parameters of the notebook 04_serving.
+"""
+
+import dataclasses
+import random
+from dataclasses import dataclass
+
+from symmlib.analysis.serving import MAX_BLOCKS, TIERS
+from symmlib.backends import BACKENDS
+from symmlib.errors import UsageError, unknown
+
+VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
+ARMS = ("router", VLLM_DEFAULT, *BACKENDS)
+MAX_TP = 8  # ranks of one host
+OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
+WARMUP_SEED = 7_919  # far from every block's seed, so that no measured prompt is met during warm-up
+
+
+@dataclass(frozen=True)
+class ServingExperiment:
+    """Arms, loads and repetitions. Raises `UsageError` for anything it cannot mean.
+
+    `model`: 'tiny' (a small Llama with random weights, made on the spot), a directory with a config.json, or a hub id.
+    `tp`: tensor-parallel sizes; `qps`: request rates, open loop, each for `duration_s` seconds. A (tp, qps) is a cell.
+    `input_len` (of which the first `prefix_len` are shared by all requests), `output_len`: tokens per request.
+    `blocks`: repetitions, in each of which every arm meets the same schedule; `tier` names how far they carry.
+    `arms`: all-reduces by name (`router`, `vllm-default` or a backend's); each other arm is compared with `baseline`,
+    and `treatment`, the arm in question, with all others.
+    `server_args`: further arguments of `vllm serve`. `port`: 0 chooses a free one. `ready_timeout_s`: the longest that
+    a server may take to start. `seed` fixes prompts, arrival times and the order of arms.
+    """
+
+    model: str = "tiny"
+    tp: tuple[int, ...] = (2,)
+    qps: tuple[float, ...] = (4, 8)
+    duration_s: float = 8
+    input_len: int = 128
+    output_len: int = 32
+    prefix_len: int = 0
+    blocks: int = 3
+    tier: str = "quick"
+    arms: tuple[str, ...] = ("gloo", "vllm/shm", "router")
+    baseline: str = "gloo"
+    treatment: str = "router"
+    max_model_len: int = 2048
+    server_args: tuple[str, ...] = ()
+    port: int = 0
+    ready_timeout_s: float = 300
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("tp", "qps", "arms", "server_args"):
+            object.__setattr__(self, name, _tuple(name, getattr(self, name)))
+        least = {"input_len": 1, "output_len": 2, "prefix_len": 0, "blocks": 1, "port": 0, "seed": 0}
+        for name in least:
+            _whole(name, getattr(self, name), least[name])
+        for size in self.tp:
+            _whole("tp", size, 2)
+        for name, most in (("tp", MAX_TP), ("blocks", MAX_BLOCKS), ("port", 65535)):
+            value = max(self.tp) if name == "tp" else getattr(self, name)
+            if value > most:
+                raise UsageError(f"{name} {value} is more than {most}, the most there can be.")
+        for name in ("duration_s", "ready_timeout_s"):
+            _positive(name, getattr(self, name))
+        for rate in self.qps:
+            _positive("qps", rate)
+            if self.requests(rate) < 2:
+                raise UsageError(f"{rate:g} requests/s for {self.duration_s:g} s are fewer than 2. Measure longer.")
+        self._check_arms()
+        if self.tier not in TIERS:
+            raise unknown("tier", self.tier, TIERS)
+        if self.blocks < TIERS[self.tier]:
+            raise UsageError(
+                f"tier {self.tier!r} needs at least {TIERS[self.tier]} blocks, not {self.blocks}. "
+                "Take more blocks, or tier 'smoke', which gives no verdict."
+            )
+        for argument in self.server_args:
+            if argument.split("=")[0] in OURS:
+                raise UsageError(f"server_args must not set {argument.split('=')[0]}: the experiment does.")
+        needed = self.input_len + self.output_len
+        if self.prefix_len >= self.input_len:
+            raise UsageError(f"prefix_len {self.prefix_len} must be less than input_len {self.input_len}, its whole.")
+        if needed > self.max_model_len:
+            raise UsageError(
+                f"max_model_len {self.max_model_len} is too short for {self.input_len} tokens in and "
+                f"{self.output_len} out: set at least {needed}."
+            )
+
+    def _check_arms(self) -> None:
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise unknown("arm", arm, ARMS)
+        for name in ("baseline", "treatment"):
+            if getattr(self, name) not in self.arms:
+                raise UsageError(f"{name} {getattr(self, name)!r} is not among the arms {', '.join(self.arms)}.")
+        if self.baseline == self.treatment:
+            raise UsageError(f"baseline and treatment are both {self.baseline!r}: compare two different arms.")
+
+    def requests(self, qps: float) -> int:
+        """How many requests are sent at the rate `qps` in one block."""
+        return round(qps * self.duration_s)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(baseline, treatment) of every comparison: `baseline` with each arm, then the rest with `treatment`."""
+        others = [arm for arm in self.arms if arm != self.baseline]
+        return [(self.baseline, arm) for arm in others] + [
+            (arm, self.treatment) for arm in others if arm != self.treatment
+        ]
+
+    def block_seed(self, block: int) -> int:
+        """The seed of prompts and arrival times in `block` (from 1): the same for all arms, another in each block."""
+        return self.seed * 1000 + block
+
+    def orders(self) -> list[tuple[str, ...]]:
+        """The arms' order in each block: random by `seed`, and balanced.
+
+        Over every `len(arms)` blocks each arm comes first, second, ... once (a Latin square with shuffled rows and
+        names), so that a machine that drifts within a block favours nobody.
+        """
+        chance = random.Random(self.seed)
+        orders: list[tuple[str, ...]] = []
+        while len(orders) < self.blocks:
+            names = chance.sample(self.arms, len(self.arms))
+            square = [tuple(names[shift:] + names[:shift]) for shift in range(len(names))]
+            orders += chance.sample(square, len(square))
+        return orders[: self.blocks]
+
+    def as_dict(self) -> dict:
+        """Plain data, for the run's record."""
+        return dataclasses.asdict(self)
+
+
+def _tuple(name: str, value) -> tuple:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise UsageError(f"{name} {value!r} is not a list.")
+    if name != "server_args":
+        if not value:
+            raise UsageError(f"{name} is empty: name at least one.")
+        for item in value:
+            if list(value).count(item) > 1:
+                raise UsageError(f"{name} names {item!r} twice.")
+    return tuple(value)
+
+
+def _whole(name: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} {value!r} is not a whole number of at least {least}.")
+
+
+def _positive(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise UsageError(f"{name} {value!r} is not a positive number.")

@@ -1,0 +1,123 @@
+"""What a server is to serve: the tiny model, made here without any download, or the user's own.
+
+The tiny model is a Llama of 4 layers with random weights (vLLM makes them, by `--load-format dummy`): worthless
+answers, but the same operations, messages and scheduling as a large one, on a laptop's processor.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase
+
+from symmlib.errors import UsageError
+from symmlib.runs import write_json
+
+TINY = "tiny"
+HIDDEN, LAYERS = 256, 4  # 9 all-reduces a step at TP>1: two a layer and one for the embedding
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SPECIAL = ("<s>", "</s>")
+_SPACE = "Ġ"  # how byte-level tokenizers write a space
+
+
+@dataclass(frozen=True)
+class Model:
+    """`name`: what vLLM is given. `dummy`: it has no weights, so vLLM makes random ones. `local`: it is a directory."""
+
+    name: str
+    dummy: bool
+    local: bool
+
+
+def find_model(name: str, place: Path) -> Model:
+    """The model that an experiment calls `name`; 'tiny' is made in the directory `place`.
+
+    Raises `UsageError` for a directory without a config.json, and for what is neither a directory nor a hub id.
+    """
+    if name == TINY:
+        return Model(str(make_tiny(place)), dummy=True, local=True)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{path} is no model: it has no config.json. Give the directory that holds it, or 'tiny'.")
+        return Model(str(path.resolve()), dummy=not any(any(path.glob(kind)) for kind in WEIGHTS), local=True)
+    if path.exists():
+        raise UsageError(f"{path} is a file. Give the directory that holds the model's config.json.")
+    if not _HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"there is no model {name!r}. Give 'tiny', a directory with a config.json, or a hub id such as "
+            "meta-llama/Llama-3.1-70B-Instruct."
+        )
+    return Model(name, dummy=False, local=False)
+
+
+def make_tiny(place: Path) -> Path:
+    """Write the tiny model's configuration and tokenizer into the directory `place`: the same bytes every time."""
+    vocabulary, merges = _vocabulary()
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "hidden_size": HIDDEN,
+        "intermediate_size": 688,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,  # divisible by every tensor-parallel size of one host
+        "max_position_embeddings": 8192,
+        "vocab_size": len(vocabulary),
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": False,
+    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [_special(number, token) for number, token in enumerate(_SPECIAL)],
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": _SPECIAL[0],
+        "eos_token": _SPECIAL[1],
+        "model_max_length": config["max_position_embeddings"],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": "{% for message in messages %}{{ message['content'] }}\n{% endfor %}",
+    }
+    for file, data in (("config", config), ("tokenizer", tokenizer), ("tokenizer_config", settings)):
+        write_json(place / f"{file}.json", data)
+    return place
+
+
+def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
+    """Byte-level BPE: two special tokens, every byte, and every word of one or two letters (with its space before it).
+
+    Short words keep random prompts at their length: text from consecutive tokens reads back as the same tokens.
+    """
+    words = [[_SPACE, letter] for letter in ascii_lowercase]
+    words += [[f"{_SPACE}{first}", second] for first in ascii_lowercase for second in ascii_lowercase]
+    tokens = [*_SPECIAL, *_byte_characters(), *("".join(pair) for pair in words)]
+    return {token: number for number, token in enumerate(tokens)}, words
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that stands for each byte 0-255 in byte-level vocabularies, as GPT-2 defined them."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    shifted = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]
+
+
+def _special(number: int, token: str) -> dict:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": token, "special": True, **flags}
+
+
+def describe(model: Model) -> str:
+    """The model in a phrase, for a progress line."""
+    if model.dummy and (Path(model.name) / "config.json").is_file():
+        config = json.loads((Path(model.name) / "config.json").read_text(encoding="utf-8"))
+        return f"{model.name} with random weights ({config.get('num_hidden_layers', '?')} layers)"
+    return model.name

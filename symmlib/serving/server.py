@@ -1,0 +1,233 @@
+"""A real vLLM server: its command and environment for an arm, its start, its readiness, and its certain end.
+
+Everything that depends on the platform (a GPU or none) is in `environment` and `command`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.processes import ProcessGroup
+from symmlib.progress import say
+from symmlib.serving.experiment import VLLM_DEFAULT, ServingExperiment
+from symmlib.serving.model import Model
+
+HOST = "127.0.0.1"  # nothing that symmlib starts is reachable from another machine
+POLL_S = 0.2
+REPORT_S = 15  # between progress lines while a server starts
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def platform() -> str:
+    """'cpu' or 'cuda': what the installed vLLM was built for, which is how vLLM itself decides."""
+    try:
+        return "cpu" if "cpu" in metadata.version("vllm") else "cuda"
+    except metadata.PackageNotFoundError:
+        raise SymmlibError("vLLM is not installed here: run `make report`, or see `symmlib doctor`.") from None
+
+
+def command(experiment: ServingExperiment, model: Model, arm: str, tp: int, port: int, kind: str) -> list[str]:
+    """The `vllm serve` command of one arm; `kind` is `platform()`."""
+    argv = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model.name]
+    argv += ["--tensor-parallel-size", str(tp), "--host", HOST, "--port", str(port)]
+    argv += ["--max-model-len", str(experiment.max_model_len), "--no-enable-prefix-caching"]
+    if model.dummy:
+        argv += ["--load-format", "dummy"]
+    if kind == "cpu":
+        argv += ["--enforce-eager"]
+    elif arm != VLLM_DEFAULT:
+        # Fused with the norm that follows, an all-reduce would not pass the communicator that the plug-in replaces.
+        argv += ["--compilation-config", json.dumps({"pass_config": {"fuse_allreduce_rms": False}})]
+    return [*argv, *experiment.server_args]
+
+
+def environment(
+    model: Model, arm: str, tp: int, kind: str, *, trace: Path, routing_table: Path | None = None
+) -> dict[str, str | None]:
+    """Changes to this process's environment for the server of one arm; None takes a variable away.
+
+    Raises `UsageError` where the machine has fewer cores than ranks and no GPU.
+    """
+    plugged = arm != VLLM_DEFAULT
+    changes: dict[str, str | None] = {
+        "SYMMLIB_ALLREDUCE": arm if plugged else None,
+        "SYMMLIB_ROUTING_TABLE": str(Path(routing_table).resolve()) if routing_table and arm == "router" else None,
+        "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": HOST,
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if model.local:
+        changes["HF_HUB_OFFLINE"] = "1"
+    if kind == "cpu":
+        changes["VLLM_CPU_OMP_THREADS_BIND"] = cores_of_ranks(tp, sorted(os.sched_getaffinity(0)))
+        changes["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        changes["TORCHDYNAMO_DISABLE"] = "1"  # else the first request compiles for seconds
+    elif plugged:
+        changes["VLLM_ALLREDUCE_USE_FLASHINFER"] = "0"  # it would serve small messages before the plug-in is asked
+    return changes
+
+
+def cores_of_ranks(tp: int, cores: list[int]) -> str:
+    """vLLM's core binding for `tp` ranks, such as '0|1' or '0,1,2|4,5,6': equal shares of `cores`.
+
+    Where a share has more than one core, one is left for the server's other processes and the client.
+    """
+    share = len(cores) // tp
+    if not share:
+        raise UsageError(
+            f"TP={tp} needs a core for every rank, and {len(cores)} can be used here. Without a GPU, ranks that share "
+            "a core wait for each other's time slices, so nothing would be measured but those."
+        )
+    shares = [cores[rank * share : (rank + 1) * share] for rank in range(tp)]
+    return "|".join(",".join(map(str, part[:-1] if share > 1 else part)) for part in shares)
+
+
+def free_port() -> int:
+    """A port on the loopback interface that nobody holds just now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One running server; leaving the context ends it and all that it started, whatever happens.
+
+    `label` says in messages what is running. Raises `SymmlibError` if the port is taken.
+    """
+
+    def __init__(self, argv: list[str], env: dict[str, str | None], *, port: int, log: Path, label: str):
+        _require_free(port)
+        self.url = f"http://{HOST}:{port}"
+        self.label = label
+        self._port = port
+        self._memory: set[Path] = set()
+        self._started = time.monotonic()
+        self._group = ProcessGroup(argv, log=log, env=env)
+
+    def wait_until_ready(self, timeout_s: float) -> float:
+        """Wait until it answers; returns the seconds since its start.
+
+        Raises `SymmlibError`, with the end of the log, if it ends before that or takes longer than `timeout_s`.
+        """
+        reported = 0.0
+        while True:
+            waited = time.monotonic() - self._started
+            self.check()
+            self._note_memory()
+            if _answers(f"{self.url}/health"):
+                return waited
+            if waited > timeout_s:
+                raise SymmlibError(
+                    f"{self.label} was not ready after {timeout_s:g} s (ready_timeout_s sets how long to wait). "
+                    f"{self._log_end()}"
+                )
+            if waited - reported >= REPORT_S:
+                say(f"{self.label} is starting, {waited:.0f} s so far: {_last_words(self._group.tail(40))}")
+                reported = waited
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raise `SymmlibError`, with the end of the log, if the server has ended."""
+        status = self._group.poll()
+        if status is None:
+            return
+        if re.search(r"address already in use", self._group.tail(200), re.IGNORECASE):
+            raise SymmlibError(f"{self.label} found its port taken. {_taken(self._port)}")
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        raise SymmlibError(f"{self.label} {how}. {self._log_end()}")
+
+    def end(self, grace_s: float = 10) -> None:
+        """End it, and remove the shared memory that it leaves behind. Safe to call again."""
+        self._note_memory()
+        self._group.end(grace_s)
+        for path in self._memory:
+            path.unlink(missing_ok=True)
+        self._memory.clear()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.end()
+
+    def _note_memory(self) -> None:
+        """Remember the shared memory that our processes have mapped: vLLM leaves its `psm_*` when it is ended.
+
+        Noted while they live, by what each has mapped, so that nobody else's is ever touched.
+        """
+        with contextlib.suppress(psutil.Error):
+            for process in [psutil.Process(self._group.pid), *psutil.Process(self._group.pid).children(recursive=True)]:
+                self._memory.update(shared_memory_of(process.pid))
+
+    def _log_end(self) -> str:
+        cause = first_error(self._group.log)
+        first = f"The first error in it: {cause}\n" if cause else ""
+        return f"Its log is {self._group.log}. {first}The end of the log:\n{self._group.tail()}"
+
+
+def shared_memory_of(pid: int) -> Iterator[Path]:
+    """Python's shared memory (`/dev/shm/psm_*`) that the process has mapped; none for a process that is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            path = line.rpartition(" ")[2]
+            if path.startswith(f"{SHARED_MEMORY}/psm_"):
+                yield Path(path)
+
+
+def first_error(log: Path) -> str:
+    """The first line of a log that names an error, without its prefixes: what follows is mostly its consequences."""
+    with contextlib.suppress(OSError):
+        for line in log.read_text(errors="replace").splitlines():
+            if found := re.search(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*))", line):
+                return found[1].strip()[:500]
+    return ""
+
+
+def shell(argv: list[str], env: dict[str, str | None]) -> str:
+    """One line for a shell that starts the same server."""
+    sets = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items()) if value is not None]
+    unsets = [f"-u {name}" for name, value in sorted(env.items()) if value is None]
+    return " ".join(["env", *unsets, *sets, shlex.join(argv)])
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM: a closed connection does not hold a port
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise SymmlibError(f"{_taken(port)} ({error.strerror})") from None
+
+
+def _taken(port: int) -> str:
+    return f"Port {port} on {HOST} is taken. Set another one, or port 0 for any that is free."
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _last_words(log_end: str) -> str:
+    """The last thing a vLLM log says, without process, level, time and file."""
+    lines = [line for line in log_end.splitlines() if line.strip()] or ["no log yet"]
+    return re.sub(r"^(\(.*?\) )?(INFO|WARNING|ERROR|DEBUG) \S+ \S+ \[\S+\] ", "", lines[-1])[:120]

@@ -1,0 +1,149 @@
+"""The statistics of a serving experiment, against answers that can be worked out by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symmlib.analysis import serving
+
+RESULT = {  # three requests as `vllm bench serve --save-detailed` writes them, in seconds; the last one failed
+    "start_times": [100.0, 100.5, 101.0],
+    "input_lens": [128, 128, 128],
+    "output_lens": [3, 5, 0],
+    "ttfts": [0.010, 0.030, 0.0],
+    "itls": [[0.002, 0.004], [0.001, 0.001, 0.001, 0.005], []],
+    "latencies": [0.016, 0.038, 0.0],
+    "errors": ["", "", "connection refused"],
+}
+
+
+def summary(times: dict[str, list[float]], metric="tpot", tp=2, qps=4) -> pd.DataFrame:
+    """A summary with one median a block for each arm."""
+    rows = [
+        {"block": block, "arm": arm, "tp": tp, "qps": qps, "metric": metric, "statistic": "median", "value_ms": value}
+        for arm, values in times.items()
+        for block, value in enumerate(values, 1)
+    ]
+    return pd.DataFrame(rows).assign(requests=32, note="")
+
+
+def test_latencies_of_a_request_are_vllms():
+    frame = serving.requests(RESULT)
+    assert list(frame["start_s"]) == [0.0, 0.5, 1.0]
+    assert frame["ttft_ms"].tolist()[:2] == pytest.approx([10, 30])
+    assert frame["tpot_ms"].tolist()[:2] == pytest.approx([6 / 2, 8 / 4])
+    assert frame["e2el_ms"].tolist()[:2] == pytest.approx([16, 38])
+
+
+def test_a_failed_request_has_an_error_and_counts_in_no_statistic():
+    frame = serving.requests(RESULT)
+    assert frame["error"].tolist() == ["", "", "connection refused"]
+    assert frame.loc[2, ["ttft_ms", "tpot_ms", "e2el_ms"]].isna().all()
+    table = serving.summarize(RESULT).set_index(["metric", "statistic"])
+    assert (table["requests"] == 2).all()
+    assert table.loc[("ttft", "mean"), "value_ms"] == pytest.approx(20)
+    assert table.loc[("itl", "median"), "value_ms"] == pytest.approx(1.5)
+
+
+def test_a_request_without_answer_has_an_error_even_if_vllm_wrote_none():
+    frame = serving.requests({**RESULT, "errors": ["", "", ""]})
+    assert frame["error"].tolist() == ["", "", "no tokens came back"]
+
+
+def test_results_of_an_older_vllm_without_latencies_read_alike():
+    older = {key: value for key, value in RESULT.items() if key != "latencies"}
+    assert serving.requests(older)["e2el_ms"].tolist()[:2] == pytest.approx([16, 38])
+
+
+@pytest.mark.parametrize(("count", "first_missing"), [(99, "p90"), (100, "p95"), (200, "p99"), (1000, None)])
+def test_a_percentile_needs_ten_requests_beyond_it(count, first_missing):
+    many = {key: [value[0]] * count for key, value in RESULT.items()}
+    table = serving.summarize(many)
+    missing = table[table["value_ms"].isna()]
+    assert set(missing["note"]) <= {"n too small"}
+    names = list(serving.PERCENTILES)
+    expected = names[names.index(first_missing) :] if first_missing else []
+    assert list(missing[missing["metric"] == "itl"]["statistic"]) == expected
+
+
+def test_a_ratio_is_the_geometric_mean_over_blocks_with_its_t_interval():
+    table = serving.compare(summary({"gloo": [10, 20, 10], "router": [5, 5, 5]}), [("gloo", "router")])
+    row = table.iloc[0]
+    d = np.log([0.5, 0.25, 0.5])
+    half = 4.302652729911275 * d.std(ddof=1) / math.sqrt(3)  # Student's t, 2 degrees of freedom, 97.5 %
+    assert row["ratio"] == pytest.approx(math.exp(d.mean()))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((math.exp(d.mean() - half), math.exp(d.mean() + half)))
+    assert (row["blocks"], row["tier"]) == (3, "quick")
+    assert list(table.columns) == serving.COMPARISON_COLUMNS
+
+
+def test_comparing_the_other_way_round_inverts_the_ratio_and_keeps_the_p():
+    times = summary({"gloo": [10, 20, 11], "router": [9, 22, 10]})
+    there, back = (serving.compare(times, [pair]).iloc[0] for pair in (("gloo", "router"), ("router", "gloo")))
+    assert there["ratio"] * back["ratio"] == pytest.approx(1)
+    assert there["p_value"] == back["p_value"]
+
+
+@pytest.mark.parametrize(
+    ("router", "verdict"),
+    [
+        ([5, 5.1, 4.9], "faster"),
+        ([20, 21, 19], "slower"),
+        ([10.01, 10.0, 9.99], "equivalent"),
+        ([9.8, 9.81, 9.79], "equivalent"),  # sure to be faster, by less than matters
+        ([5, 20, 10], "inconclusive"),
+    ],
+)
+def test_a_verdict_is_read_off_the_interval_against_three_percent(router, verdict):
+    table = serving.compare(summary({"gloo": [10, 10, 10], "router": router}), [("gloo", "router")])
+    assert table["verdict"].item() == verdict
+
+
+def test_one_block_gives_no_interval_and_no_verdict():
+    row = serving.compare(summary({"gloo": [10], "router": [1]}), [("gloo", "router")]).iloc[0]
+    assert (row["tier"], row["verdict"], row["p_value"]) == ("smoke", "inconclusive", 1)
+    assert math.isnan(row["ci_low"]) and math.isnan(row["ci_high"])
+    assert row["ratio"] == pytest.approx(0.1)
+
+
+def test_blocks_earn_a_tier_but_never_more_than_was_asked_for():
+    times = summary({"gloo": [10] * 6, "router": [9] * 6})
+    assert serving.compare(times, [("gloo", "router")])["tier"].item() == "standard"
+    assert serving.compare(times, [("gloo", "router")], tier="quick")["tier"].item() == "quick"
+    assert serving.compare(times, [("gloo", "router")], tier="smoke")["verdict"].item() == "inconclusive"
+    assert serving.tier_of(2) == "smoke"
+
+
+def test_only_blocks_that_both_arms_completed_are_compared():
+    times = summary({"gloo": [10, 10, 10], "router": [5, 5]})
+    assert serving.compare(times, [("gloo", "router")])["blocks"].item() == 2
+    assert serving.compare(times, [("gloo", "vllm/shm")]).empty
+
+
+def test_an_invalid_arm_makes_its_comparisons_invalid_in_that_cell_only():
+    times = pd.concat([summary({"gloo": [10] * 3, "router": [5] * 3}, qps=qps) for qps in (4, 8)])
+    table = serving.compare(times, [("gloo", "router")], invalid={(2, 8, "router"): "rate: too slow"}).set_index("qps")
+    assert table["verdict"].to_dict() == {4: "faster", 8: "invalid"}
+    assert table.loc[8, "note"] == "rate: too slow"
+
+
+def test_the_smallest_p_halves_with_every_block():
+    assert [serving.sign_flip_p(np.full(n, -0.3)) for n in (1, 2, 3, 6, 10)] == [1, 1 / 2, 1 / 4, 1 / 32, 1 / 512]
+
+
+@given(st.lists(st.floats(-2, 2).map(lambda value: round(value, 3)), min_size=1, max_size=8))
+def test_the_p_is_the_share_of_sign_flips_with_as_large_a_mean(values):
+    d = np.array(values)
+    flips = [abs(np.dot(signs, d)) for signs in itertools.product((1, -1), repeat=len(d))]
+    expected = np.mean([flip >= abs(d.sum()) - 1e-9 for flip in flips])
+    assert serving.sign_flip_p(d) == pytest.approx(expected)
+
+
+def test_a_p_that_nobody_could_enumerate_is_refused():
+    with pytest.raises(ValueError, match="21 blocks"):
+        serving.sign_flip_p(np.ones(21))

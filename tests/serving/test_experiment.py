@@ -1,0 +1,74 @@
+"""An experiment refuses what it cannot mean, and plans blocks that favour no arm."""
+
+from collections import Counter
+
+import pytest
+
+from symmlib.errors import UsageError
+from symmlib.serving import ServingExperiment
+
+
+def test_lists_from_a_profile_are_kept_as_tuples():
+    experiment = ServingExperiment(tp=[2], qps=[4, 8.5], arms=["gloo", "router"])
+    assert (experiment.tp, experiment.qps, experiment.arms) == ((2,), (4, 8.5), ("gloo", "router"))
+    assert [experiment.requests(qps) for qps in experiment.qps] == [32, 68]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"arms": ["gloo", "ruter"], "treatment": "ruter"}, "unknown arm 'ruter'. Did you mean 'router'?"),
+        ({"arms": ["gloo", "gloo"]}, "arms names 'gloo' twice"),
+        ({"arms": []}, "arms is empty"),
+        ({"arms": "gloo"}, "arms 'gloo' is not a list"),
+        ({"baseline": "nccl"}, "baseline 'nccl' is not among the arms"),
+        ({"treatment": "gloo"}, "baseline and treatment are both 'gloo'"),
+        ({"tp": [1]}, "tp 1 is not a whole number of at least 2"),
+        ({"tp": [9]}, "tp 9 is more than 8"),
+        ({"qps": [0]}, "qps 0 is not a positive number"),
+        ({"qps": [float("inf")]}, "qps inf is not a positive number"),
+        ({"qps": [0.1]}, "fewer than 2"),
+        ({"duration_s": -1}, "duration_s -1 is not a positive number"),
+        ({"output_len": 1}, "output_len 1 is not a whole number of at least 2"),
+        ({"input_len": 2000, "output_len": 100}, "max_model_len 2048 is too short"),
+        ({"prefix_len": 128}, "prefix_len 128 must be less than input_len 128"),
+        ({"blocks": 2}, "tier 'quick' needs at least 3 blocks, not 2"),
+        ({"blocks": 21}, "blocks 21 is more than 20"),
+        ({"tier": "quik"}, "unknown tier 'quik'. Did you mean 'quick'?"),
+        ({"port": 70000}, "port 70000 is more than 65535"),
+        ({"server_args": ["--port", "1"]}, "server_args must not set --port"),
+        ({"server_args": ["--tensor-parallel-size=4"]}, "server_args must not set --tensor-parallel-size"),
+    ],
+)
+def test_what_it_cannot_mean_is_refused_with_the_value(wrong, expected):
+    with pytest.raises(UsageError) as error:
+        ServingExperiment(**wrong)
+    assert expected in str(error.value)
+
+
+def test_the_treatment_is_compared_with_the_baseline_and_with_every_other_arm():
+    pairs = ServingExperiment(arms=["gloo", "vllm/shm", "router"]).pairs()
+    assert pairs == [("gloo", "vllm/shm"), ("gloo", "router"), ("vllm/shm", "router")]
+    two = ServingExperiment(arms=["vllm/shm", "router"], baseline="vllm/shm")
+    assert two.pairs() == [("vllm/shm", "router")]
+
+
+def test_every_arm_takes_every_place_equally_often():
+    experiment = ServingExperiment(blocks=6, tier="standard")
+    orders = experiment.orders()
+    assert len(orders) == 6
+    assert set(Counter((arm, order.index(arm)) for order in orders for arm in order).values()) == {2}
+
+
+def test_orders_are_random_by_seed_and_repeatable():
+    def orders(seed):
+        return ServingExperiment(seed=seed, blocks=3).orders()
+
+    assert orders(1) == orders(1)
+    assert len({tuple(orders(seed)) for seed in range(10)}) > 3
+
+
+def test_a_block_has_one_seed_of_its_own():
+    experiment, other = ServingExperiment(), ServingExperiment(seed=1)
+    seeds = [experiment.block_seed(block) for block in (1, 2, 3)] + [other.block_seed(block) for block in (1, 2, 3)]
+    assert len(set(seeds)) == 6

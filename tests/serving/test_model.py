@@ -1,0 +1,54 @@
+"""The tiny model, and how a user's model is found or refused."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer
+
+from symmlib.errors import UsageError
+from symmlib.serving.model import find_model, make_tiny
+
+
+def test_the_tiny_model_is_the_same_bytes_every_time(tmp_path):
+    files = [{path.name: path.read_bytes() for path in make_tiny(tmp_path / name).iterdir()} for name in "ab"]
+    assert files[0] == files[1]
+    assert set(files[0]) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_its_tokenizer_reads_any_text_back(tmp_path):
+    tokenizer = Tokenizer.from_file(str(make_tiny(tmp_path) / "tokenizer.json"))
+    text = "the cat, naïve — 数学 🐈\n\t 2+2"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert tokenizer.get_vocab_size() == json.loads((tmp_path / "config.json").read_text())["vocab_size"]
+
+
+def test_a_prompt_of_consecutive_tokens_keeps_its_length(tmp_path):
+    tokenizer = Tokenizer.from_file(str(make_tiny(tmp_path) / "tokenizer.json"))
+    words = list(range(300, 428))
+    assert tokenizer.encode(tokenizer.decode(words)).ids == words
+
+
+def test_a_directory_without_weights_gets_random_ones(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert find_model(str(tmp_path), tmp_path).dummy
+    (tmp_path / "model-00001-of-00001.safetensors").touch()
+    assert not find_model(str(tmp_path), tmp_path).dummy
+
+
+def test_a_hub_id_is_left_to_vllm(tmp_path):
+    model = find_model("meta-llama/Llama-3.1-70B-Instruct", tmp_path)
+    assert (model.name, model.dummy, model.local) == ("meta-llama/Llama-3.1-70B-Instruct", False, False)
+
+
+@pytest.mark.parametrize("name", ["tinny", "/no/such/place", "./models/llama/8b"])
+def test_what_is_no_model_is_refused_with_what_would_be_one(name, tmp_path):
+    with pytest.raises(UsageError, match="Give 'tiny', a directory with a config.json, or a hub id"):
+        find_model(name, tmp_path)
+
+
+def test_a_directory_without_a_config_is_refused_and_named(tmp_path):
+    with pytest.raises(UsageError, match=f"{tmp_path} is no model: it has no config.json"):
+        find_model(str(tmp_path), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a file"):
+        find_model(str(tmp_path / "config.json"), tmp_path)
