@@ -18,6 +18,7 @@ STATISTICS = ("median", "mean")  # the first one present speaks: a median forgiv
 VERDICTS = ("faster", "slower", "equivalent", "inconclusive")
 HEADLINE_BYTES = 64 * 1024  # an all-reduce of one decode step: 8 tokens of a 4096-wide model in bf16
 INCUMBENTS = ("gloo", "nccl")  # what a plain torch.distributed program would use
+LEVEL = 0.03  # times closer than 3 % count as equal, as where routes are derived
 NOTHING = "Nothing was measured: this run has no results to judge."
 
 
@@ -25,10 +26,11 @@ def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = Non
     """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
     rows = headline_rows(comparison)
     if rows.empty:
-        best = fastest(summary)
-        return (
-            f"{best[0]['backend']} is the fastest all-reduce at {best[0]['size']}" if best else "Nothing was measured"
-        )
+        best = next(iter(fastest(summary)), None)
+        if best is None:
+            return "Nothing was measured"
+        names = words.listed([best["backend"], *best["level"]])
+        return f"Fastest all-reduce at {best['size']}: {names}"
     if (rows.tier == "smoke").all():
         return "Smoke run: no verdict"
     valid = rows[rows.verdict != "invalid"]
@@ -109,7 +111,8 @@ def leading_pair(rows: pd.DataFrame) -> pd.DataFrame:
 def fastest(summary: pd.DataFrame | None) -> list[dict]:
     """Per (world size, dtype, mode) the fastest correct backend at 64 KiB, or at the measured size next to it.
 
-    Keys: `backend`, `size` (in words), `bytes`, `time_us`, `world_size`, `launches`, `others` (backend -> time in µs).
+    Keys: `backend`, `size` (in words), `bytes`, `time_us`, `world_size`, `launches`, `others` (backend -> time in µs),
+    `level` (those of the others that are less than 3 % slower).
     """
     if summary is None or summary.empty:
         return []
@@ -118,15 +121,18 @@ def fastest(summary: pd.DataFrame | None) -> list[dict]:
     for (world_size, _dtype, _mode), group in right.groupby(["world_size", "dtype", "mode"]):
         nbytes = int(min(group.bytes.unique(), key=lambda value: abs(math.log(value / HEADLINE_BYTES))))
         medians = group[group.bytes == nbytes].set_index("backend").median_us.sort_values(kind="stable")
+        others = {name: float(value) for name, value in medians.iloc[1:].items()}
+        time_us = float(medians.iloc[0])
         found.append(
             {
                 "backend": medians.index[0],
                 "size": format_size(nbytes),
                 "bytes": nbytes,
-                "time_us": float(medians.iloc[0]),
+                "time_us": time_us,
                 "world_size": int(world_size),
                 "launches": int(group.launches.max()),
-                "others": {name: float(value) for name, value in medians.iloc[1:].items()},
+                "others": others,
+                "level": [name for name, value in others.items() if value < time_us * (1 + LEVEL)],
             }
         )
     return found
@@ -268,10 +274,12 @@ def _allreduce_sentences(summary: pd.DataFrame | None) -> list[str]:
     for best in fastest(summary):
         others = best["others"]
         peers = [name for name in INCUMBENTS if name in others] + [name for name in others if name.startswith("vllm/")]
+        peers = [name for name in peers if name not in best["level"]]
         than = words.listed(f"{words.times(others[name] / best['time_us'])} faster than {name}" for name in peers[:3])
+        level = f"; {words.listed(best['level'])} within 3 % of that" if best["level"] else ""
         lines.append(
             f"{best['backend']} sums {best['size']} over {best['world_size']} ranks in "
-            f"{words.microseconds(best['time_us'])}{', ' if than else ''}{than} "
+            f"{words.microseconds(best['time_us'])}{', ' if than else ''}{than}{level} "
             f"(median, {best['launches']} launch{'' if best['launches'] == 1 else 'es'})."
         )
     return lines or ["No all-reduce ran; the report says why for each backend."]

@@ -98,8 +98,8 @@ def allreduce(run: Contents) -> dict:
             [format_size(int(size)), *(_time_cell(cells, (size, name)) for name in names)]
             for size in sorted(rows.bytes.unique())
         ]
-        caption = f"Median time of one all-reduce, {world_size} ranks, {dtype}, {mode}"
-        tables.append(Table(caption, ["size per rank", *names], body, frozenset(range(len(names) + 1))))
+        caption = f"Median time of one all-reduce in µs, {world_size} ranks, {dtype}, {mode}"
+        tables.append(Table(caption, ["size per rank", *names], body, frozenset(range(1, len(names) + 1))))
     return {"plots": plots, "tables": tables}
 
 
@@ -238,7 +238,8 @@ def _time_cell(cells: pd.DataFrame, key: tuple) -> str:
         return "–"
     row = cells.loc[key]
     wrong = f" ({int(row.wrong)} wrong)" if pd.notna(row.wrong) and row.wrong > 0 else ""
-    return words.microseconds(row.median_us) + wrong
+    digits = 0 if row.median_us >= 99.5 else 1 if row.median_us >= 0.995 else 2
+    return f"{row.median_us:.{digits}f}{wrong}"
 
 
 def _before_after(row, metric: str) -> tuple[str, str]:

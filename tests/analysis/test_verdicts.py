@@ -130,7 +130,16 @@ def test_the_all_reduce_sentence_speaks_of_64_kib():
         "host/one_shot sums 64 KiB over 2 ranks in 3.1 µs, 66x faster than gloo and 2.9x faster than vllm/shm "
         "(median, 3 launches)."
     ]
-    assert verdicts.headline(None, summary) == "host/one_shot is the fastest all-reduce at 64 KiB"
+    assert verdicts.headline(None, summary) == "Fastest all-reduce at 64 KiB: host/one_shot"
+
+
+def test_backends_within_three_per_cent_are_called_level():
+    summary = pd.DataFrame(
+        [measured("gloo", 65536, 205), measured("host/one_shot", 65536, 33.1), measured("host/two_shot", 65536, 32.9)]
+    )
+    (sentence,) = verdicts.sentences(None, summary)
+    assert sentence.startswith("host/two_shot sums 64 KiB") and "; host/one_shot within 3 % of that" in sentence
+    assert verdicts.headline(None, summary) == "Fastest all-reduce at 64 KiB: host/two_shot and host/one_shot"
 
 
 def test_a_backend_with_wrong_sums_is_warned_of_and_never_praised():

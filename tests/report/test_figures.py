@@ -40,6 +40,12 @@ def test_findings_are_computed_from_the_data(drawn, allreduce_summary):
         median_us=allreduce_summary.median_us.where(allreduce_summary.backend != "host/two_shot", 999)
     )
     assert figures.latency(slower).finding.startswith("host/one_shot is the fastest at every size")
+    level = allreduce_summary.assign(
+        median_us=allreduce_summary.median_us.where(
+            allreduce_summary.backend != "host/two_shot", [0.59, 2.95, 44.5] * 4 + [0]
+        )
+    )
+    assert figures.latency(level).finding.startswith("host/two_shot is the fastest at every size")
     assert drawn["ttft_tpot"]().finding.startswith("Median time per token at QPS 8: router 3.42 ms")
     assert drawn["effects"]().finding == "Against gloo: router and vllm/shm faster in all 4 comparisons"
 

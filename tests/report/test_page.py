@@ -172,7 +172,7 @@ def test_what_is_damaged_costs_its_part_and_not_the_page(whole_run):
     for name in ("results/comparison.csv", "results/serving_summary.csv", "routing.toml"):
         write_text(whole_run / name, "damaged")
     text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
-    assert "host/one_shot is the fastest all-reduce at 64 KiB" in text
+    assert "Fastest all-reduce at 64 KiB: host/one_shot" in text
     assert "No serving results in this run" in text and "No routing table in this run" in text
 
 

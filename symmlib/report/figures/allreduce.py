@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from symmlib.analysis import words
-from symmlib.analysis.verdicts import INCUMBENTS
+from symmlib.analysis.verdicts import INCUMBENTS, LEVEL
 from symmlib.report import style
 from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, log_y, size_axis, styled
 from symmlib.report.svg import Figure
@@ -26,7 +26,7 @@ def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
     if ran.empty:
         return figure
     first = ran[_same(ran, ran.iloc[0])]
-    best = first.loc[first.groupby("bytes").median_us.idxmin()].sort_values("bytes")
+    best = _best(first)
     figure.finding = _winners(best)
     incumbent = next((name for name in INCUMBENTS if (first.backend == name).any()), None)
     gained = first[first.backend == incumbent].merge(best, on="bytes", suffixes=("", "_best"))
@@ -95,8 +95,9 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
             axes.plot(
                 [left, right], [row + 0.32] * 2, color=looks[part.backend].hex, linewidth=3, solid_capstyle="butt"
             )
-            name = part.backend.replace("/", "/\n") if compact else part.backend
-            if math.log(right / left) > 0.1 * math.log(high / low):  # a narrower block has its name in the table
+            share = math.log(right / left) / math.log(high / low)
+            name = part.backend.replace("/", "/\n") if compact or share < 0.2 else part.backend
+            if share > 0.1:  # a narrower block has its name in the table
                 axes.text((left * right) ** 0.5, row, name, ha="center", va="center", color=ink)
     axes.set_xlim(low, high)
     axes.set_ylim(len(tables) - 0.4, -0.6)
@@ -108,10 +109,16 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
         f"{row.backend} {'above' if pd.isna(row.to_bytes) else f'up to {words.size(row.to_bytes)}'}"
         for row in first.itertuples()
     ]
+    picks = f"picks {', '.join(told)}"
     if len(told) == 1:
-        told = [f"{first.backend.iloc[0]} at every size"]
-    figure.finding = f"On {first.world_size.iloc[0]} ranks ({first.device.iloc[0]}) the router picks {', '.join(told)}"
-    figure.alt = f"{figure.finding}. {len(tables)} routing table{'' if len(tables) == 1 else 's'} in all."
+        picks = f"picks {first.backend.iloc[0]} at every size"
+    elif len(told) > 3:
+        picks = f"changes {len(told) - 1} times between {words.listed(dict.fromkeys(first.backend))}"
+    where = f"On {first.world_size.iloc[0]} ranks ({first.device.iloc[0]}) the router"
+    figure.finding = f"{where} {picks}"
+    figure.alt = (
+        f"{figure.finding}: {', '.join(told)}. {len(tables)} routing table{'' if len(tables) == 1 else 's'} in all."
+    )
     figure.reading = (
         "Find your message size on the axis: the block above it names the all-reduce that the router picks."
     )
@@ -153,6 +160,18 @@ def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logari
 
 def _same(frame: pd.DataFrame, row: pd.Series) -> pd.Series:
     return (frame[SETTING] == row[SETTING]).all(axis=1)
+
+
+def _best(rows: pd.DataFrame) -> pd.DataFrame:
+    """The fastest row at each size, in order of size; the backend of the size before stays while it is level."""
+    chosen, incumbent = [], None
+    for _, group in rows.groupby("bytes"):
+        group = group.sort_values("median_us", kind="stable")
+        level = group[group.median_us < group.median_us.iloc[0] * (1 + LEVEL)]
+        kept = level[level.backend == incumbent]
+        chosen.append((level if kept.empty else kept).iloc[0])
+        incumbent = chosen[-1].backend
+    return pd.DataFrame(chosen)
 
 
 def _winners(best: pd.DataFrame) -> str:
