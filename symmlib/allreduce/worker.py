@@ -39,10 +39,8 @@ def main() -> None:
     plan = AllReducePlan.loads(arguments.plan.read_text())
     names = [name for name in plan.backends if name not in arguments.without.split(",")]
 
-    cores = pin(int(os.environ["LOCAL_RANK"]), plan.world_size)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=GLOO_TIMEOUT)
-    print(f"rank {dist.get_rank()} of {plan.world_size} runs on cores {cores}", flush=True)
     try:
         Launch(plan, names, arguments.launch, arguments.directory).run()
     finally:
@@ -50,7 +48,11 @@ def main() -> None:
 
 
 def pin(rank: int, world_size: int) -> list[int]:
-    """Give this rank cores of its own where there are enough: ranks that spin must not chase each other off a core."""
+    """Give the calling thread cores of its own where there are enough: ranks that spin must not share one.
+
+    Called when all backends are open, so that their helper threads stay free to run anywhere: gloo answers up to ten
+    times slower when its threads have to take turns with the thread that waits for them.
+    """
     cores = sorted(os.sched_getaffinity(0))
     share = len(cores) // world_size
     if share:
@@ -74,6 +76,8 @@ class Launch:
         self._report(doing="opening backends")
         self.backends = open_backends(self.names, dist.group.WORLD, torch.device(self.plan.device))
         self.starter = self._open_starter()
+        cores = pin(self.rank, self.plan.world_size)
+        print(f"rank {self.rank} of {self.plan.world_size} runs on cores {cores}", flush=True)
         for size in self.plan.sizes:
             self._measure(size)
         self._report(doing=CLOSING)
