@@ -139,19 +139,11 @@ def _table_of_one(backend: str, communicator):
     from symmlib.communicators.base import device_key
     from symmlib.routing import Route, RoutingTable, Table
 
-    source = f"{ALLREDUCE}={backend}"
+    device, mode, source = device_key(_device(communicator)), _mode(communicator), f"{ALLREDUCE}={backend}"
     routes = (Route(None, backend),)
     return RoutingTable(
         tuple(
-            Table(
-                device_key(_device(communicator)),
-                communicator.world_size,
-                dtype,
-                _mode(communicator),
-                multicast,
-                source,
-                routes,
-            )
+            Table(device, communicator.world_size, dtype, mode, multicast, source, routes)
             for dtype in DTYPES
             for multicast in (False, True)
         )

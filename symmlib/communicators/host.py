@@ -90,16 +90,17 @@ class HostCommunicator:
             return self.support
         if self._broken:
             return base.no(f"the host communicator is out of use: {self._broken}")
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return base.no(f"the tensor is on {tensor.device}; host backends serve CPU tensors")
         if tensor.dtype not in self._codes:
             return base.no(f"dtype {tensor.dtype} is none of bfloat16, float16, float32")
         if not tensor.is_contiguous():
             return base.no("the tensor is not contiguous; call .contiguous() first")
-        if out is not None and (out.shape != tensor.shape or out.dtype != tensor.dtype):
-            return base.no(f"out must be {tuple(tensor.shape)}, {tensor.dtype}, as the input")
-        if out is not None and (out.device != tensor.device or not out.is_contiguous()):
-            return base.no("out must be a contiguous CPU tensor")
+        if out is not None and out is not tensor:
+            if out.shape != tensor.shape or out.dtype != tensor.dtype:
+                return base.no(f"out must be {tuple(tensor.shape)}, {tensor.dtype}, as the input")
+            if not out.is_cpu or not out.is_contiguous():
+                return base.no("out must be a contiguous CPU tensor")
         return base.YES
 
     def _run(self, kernel, *arguments) -> None:
