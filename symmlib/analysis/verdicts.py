@@ -5,20 +5,14 @@
 `verdict` of the comparison, whose interval already accounts for the blocks and the number of cells.
 """
 
-import math
-
 import pandas as pd
 
-from symmlib.analysis import words
+from symmlib.analysis import fastest, words
 from symmlib.backends import BACKENDS
-from symmlib.sizes import format_size
 
 METRICS = {"tpot": "per token", "ttft": "to the first token"}  # by weight for who serves; the table has itl, e2el too
 STATISTICS = ("median", "mean")  # the first one present speaks: a median forgives one stalled request
 VERDICTS = ("faster", "slower", "equivalent", "inconclusive")
-HEADLINE_BYTES = 64 * 1024  # an all-reduce of one decode step: 8 tokens of a 4096-wide model in bf16
-INCUMBENTS = ("gloo", "nccl")  # what a plain torch.distributed program would use
-LEVEL = 0.03  # times closer than 3 % count as equal, as where routes are derived
 NOTHING = "Nothing was measured: this run has no results to judge."
 
 
@@ -26,7 +20,7 @@ def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = Non
     """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
     rows = headline_rows(comparison)
     if rows.empty:
-        best = next(iter(fastest(summary)), None)
+        best = next(iter(fastest.per_setting(summary)), None)
         if best is None:
             return "Nothing was measured"
         names = words.listed([best["backend"], *best["level"]])
@@ -78,7 +72,7 @@ def sentences(
     `comparison` has the columns of `results/comparison.csv`, `summary` those of `results/allreduce_summary.csv`,
     `gates` those of `results/gates.csv` (for the reasons of invalid cells). Each may be None or empty.
     """
-    lines = _serving_sentences(headline_rows(comparison), gates) + _allreduce_sentences(summary)
+    lines = _serving_sentences(headline_rows(comparison), gates) + fastest.sentences(summary)
     return lines or [NOTHING]
 
 
@@ -98,44 +92,14 @@ def headline_rows(comparison: pd.DataFrame | None) -> pd.DataFrame:
 def leading_pair(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the (baseline, treatment) that the answer is about, out of `headline_rows`.
 
-    That is the router where it takes part, else the first treatment; unless another one is faster per token beyond
-    doubt, which is then the answer.
+    The baseline is the experiment's, which comes first. The treatment is the router where it takes part, else the
+    first; unless another is faster per token beyond doubt, which is then the answer.
     """
-    pairs = _pairs(rows)
+    pairs = [pair for pair in _pairs(rows) if _pair(pair)[0] == rows.baseline.iloc[0]]
     if not pairs:
         return rows
     lead = next((pair for pair in pairs if _pair(pair)[1] == "router"), pairs[0])
-    return next((pair for pair in pairs if _beats(pair, lead)), lead)
-
-
-def fastest(summary: pd.DataFrame | None) -> list[dict]:
-    """Per (world size, dtype, mode) the fastest correct backend at 64 KiB, or at the measured size next to it.
-
-    Keys: `backend`, `size` (in words), `bytes`, `time_us`, `world_size`, `launches`, `others` (backend -> time in µs),
-    `level` (those of the others that are less than 3 % slower).
-    """
-    if summary is None or summary.empty:
-        return []
-    right = summary[summary.median_us.notna() & ~(summary.wrong.fillna(0) > 0)]
-    found = []
-    for (world_size, _dtype, _mode), group in right.groupby(["world_size", "dtype", "mode"]):
-        nbytes = int(min(group.bytes.unique(), key=lambda value: abs(math.log(value / HEADLINE_BYTES))))
-        medians = group[group.bytes == nbytes].set_index("backend").median_us.sort_values(kind="stable")
-        others = {name: float(value) for name, value in medians.iloc[1:].items()}
-        time_us = float(medians.iloc[0])
-        found.append(
-            {
-                "backend": medians.index[0],
-                "size": format_size(nbytes),
-                "bytes": nbytes,
-                "time_us": time_us,
-                "world_size": int(world_size),
-                "launches": int(group.launches.max()),
-                "others": others,
-                "level": [name for name, value in others.items() if value < time_us * (1 + LEVEL)],
-            }
-        )
-    return found
+    return next((pair for pair in pairs if _between(pair, lead, rows) == {"slower"}), lead)
 
 
 def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[str]:
@@ -146,11 +110,11 @@ def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[s
         why = f"every cell is invalid ({words.cells(invalid)}){_reasons(invalid, gates)}"
         return [f"No verdict, because {why}. Mend that first."]
     lead = leading_pair(valid)
-    others = [pair for pair in _pairs(valid) if _pair(pair) != _pair(lead)]
+    others = [pair for pair in _pairs(valid) if _pair(pair)[0] == _pair(lead)[0] and _pair(pair) != _pair(lead)]
     if (valid.tier == "smoke").all():
         lines = [_smoke_sentence(lead)]
     else:
-        lines = _lead_sentences(lead) + [_peer_sentence(arm, lead) for arm in others]
+        lines = _lead_sentences(lead) + [_peer_sentence(arm, lead, valid) for arm in others]
     if not invalid.empty:
         lines.append(f"No verdict at {words.cells(invalid)}, which is invalid{_reasons(invalid, gates)}.")
     return lines
@@ -214,7 +178,7 @@ def _advice(lead: pd.DataFrame) -> str:
     return f"Use {_setting(treatment)}."
 
 
-def _peer_sentence(arm: pd.DataFrame, lead: pd.DataFrame) -> str:
+def _peer_sentence(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> str:
     """Another treatment in one sentence, and how it stands to the lead."""
     (baseline, treatment), lead_name = _pair(arm), _the(_pair(lead)[1])
     said = list(dict.fromkeys(arm.verdict))
@@ -228,13 +192,36 @@ def _peer_sentence(arm: pd.DataFrame, lead: pd.DataFrame) -> str:
             if not (rows := arm[arm.metric == metric]).empty
         ]
         text = f"{_the(treatment)} against {baseline}: {words.listed(parts)} ({_ratios(arm)})"
-    if _pair(lead)[0] != baseline:
-        relation = ""
-    elif _beats(lead, arm):
-        relation = f"; per token {lead_name} is faster still"
+    between = _between(arm, lead, rows)
+    if between == {"faster"}:
+        relation = f"{lead_name} is faster still"
+    elif between == {"equivalent"}:
+        relation = f"{lead_name} is as fast"
     else:
-        relation = f"; per token it cannot be told apart from {lead_name}, for their intervals overlap"
-    return _sentence_case(f"{text}{relation}.")
+        relation = f"it cannot be told apart from {lead_name}"
+    return _sentence_case(f"{text}; per token {relation}.")
+
+
+def _between(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> set[str]:
+    """What the verdicts say per token of `lead`'s treatment against `arm`'s, both compared with one baseline.
+
+    From their direct comparison in `rows` where there is one; else 'faster' or 'slower' where their intervals lie apart
+    in every cell, and 'inconclusive' where they overlap.
+    """
+    (_, one), (_, other) = _pair(arm), _pair(lead)
+    tpot = rows[rows.metric == "tpot"]
+    direct = tpot[(tpot.baseline == one) & (tpot.treatment == other)]
+    if not direct.empty:
+        return set(direct.verdict)
+    reverse = tpot[(tpot.baseline == other) & (tpot.treatment == one)]
+    if not reverse.empty:
+        return {{"faster": "slower", "slower": "faster"}.get(verdict, verdict) for verdict in reverse.verdict}
+    shared = lead[lead.metric == "tpot"].merge(arm[arm.metric == "tpot"], on=["tp", "qps"], suffixes=("", "_arm"))
+    if not shared.empty and (shared.ci_high < shared.ci_low_arm).all():
+        return {"faster"}
+    if not shared.empty and (shared.ci_low > shared.ci_high_arm).all():
+        return {"slower"}
+    return {"inconclusive"}
 
 
 def _ratios(rows: pd.DataFrame) -> str:
@@ -263,28 +250,6 @@ def _reasons(invalid: pd.DataFrame, gates: pd.DataFrame | None) -> str:
     return f": {'; '.join(reasons[:3])}{more}" if reasons else ""
 
 
-def _allreduce_sentences(summary: pd.DataFrame | None) -> list[str]:
-    if summary is None or summary.empty:
-        return []
-    wrong = summary[summary.wrong.fillna(0) > 0]
-    lines = []
-    for backend, rows in wrong.groupby("backend"):
-        sizes = words.listed(format_size(int(size)) for size in sorted(rows.bytes.unique()))
-        lines.append(f"{backend} gave wrong sums (at {sizes}): do not use it before that is mended.")
-    for best in fastest(summary):
-        others = best["others"]
-        peers = [name for name in INCUMBENTS if name in others] + [name for name in others if name.startswith("vllm/")]
-        peers = [name for name in peers if name not in best["level"]]
-        than = words.listed(f"{words.times(others[name] / best['time_us'])} faster than {name}" for name in peers[:3])
-        level = f"; {words.listed(best['level'])} within 3 % of that" if best["level"] else ""
-        lines.append(
-            f"{best['backend']} sums {best['size']} over {best['world_size']} ranks in "
-            f"{words.microseconds(best['time_us'])}{', ' if than else ''}{than}{level} "
-            f"(median, {best['launches']} launch{'' if best['launches'] == 1 else 'es'})."
-        )
-    return lines or ["No all-reduce ran; the report says why for each backend."]
-
-
 def _pairs(rows: pd.DataFrame) -> list[pd.DataFrame]:
     return [group for _, group in rows.groupby(["baseline", "treatment"], sort=False)]
 
@@ -296,14 +261,6 @@ def _pair(rows: pd.DataFrame) -> tuple[str, str]:
 def _weightiest(rows: pd.DataFrame) -> pd.DataFrame:
     tpot = rows[rows.metric == "tpot"]
     return rows if tpot.empty else tpot
-
-
-def _beats(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether `one`'s TPOT interval lies below `other`'s in every cell they share (same baseline)."""
-    if _pair(one)[0] != _pair(other)[0]:
-        return False
-    shared = one[one.metric == "tpot"].merge(other[other.metric == "tpot"], on=["tp", "qps"], suffixes=("", "_other"))
-    return not shared.empty and bool((shared.ci_high < shared.ci_low_other).all())
 
 
 def _setting(arm: str) -> str:

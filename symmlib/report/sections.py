@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from symmlib.analysis import published, verdicts, words
+from symmlib.analysis import fastest, published, verdicts, words
 from symmlib.report import contents, figures, svg
 from symmlib.report.contents import Contents
 from symmlib.sizes import format_size
@@ -50,7 +50,7 @@ def tiles(run: Contents) -> list[Tile]:
     """TPOT and TTFT of the lead pair at the highest load, and one all-reduce: before and after."""
     found = []
     rows, times = verdicts.headline_rows(run.tables["comparison"]), run.tables["serving_summary"]
-    lead = verdicts.leading_pair(rows)
+    lead = verdicts.leading_pair(rows[rows.verdict != "invalid"])
     if not lead.empty and times is not None:
         tp, qps = max(zip(lead.tp, lead.qps, strict=True))
         here = times[(times.tp == tp) & (times.qps == qps) & (times.statistic == lead.statistic.iloc[0])]
@@ -61,8 +61,8 @@ def tiles(run: Contents) -> list[Tile]:
             if pd.notna(before) and pd.notna(after):
                 note = f"{baseline} → {treatment}, {lead.statistic.iloc[0]} at TP={tp:g}, QPS {qps:g}"
                 found.append(Tile(label, words.milliseconds(before), words.milliseconds(after), note))
-    for best in verdicts.fastest(run.tables["allreduce_summary"])[:1]:
-        incumbent = next((name for name in verdicts.INCUMBENTS if name in best["others"]), None)
+    for best in fastest.per_setting(run.tables["allreduce_summary"])[:1]:
+        incumbent = next((name for name in fastest.INCUMBENTS if name in best["others"]), None)
         if incumbent:
             note = f"{incumbent} → {best['backend']}, median over {best['world_size']} ranks"
             before, after = words.microseconds(best["others"][incumbent]), words.microseconds(best["time_us"])

@@ -107,8 +107,7 @@ def test_where_every_cell_is_invalid_that_comes_first_with_the_gates_reason():
 def test_another_arm_is_compared_with_the_router():
     sentences = said(compared(), compared("vllm/shm", ratio=0.2))
     assert sentences[1] == (
-        "vllm/shm is faster than gloo (TPOT ratio 0.20); per token it cannot be told apart from the router, for their "
-        "intervals overlap."
+        "vllm/shm is faster than gloo (TPOT ratio 0.20); per token it cannot be told apart from the router."
     )
 
 
@@ -119,6 +118,18 @@ def test_an_arm_that_is_faster_beyond_doubt_takes_the_router_s_place():
     assert verdicts.headline(pd.DataFrame([compared(ratio=0.5), compared("vllm/shm", ratio=0.2)])) == (
         "Use vllm/shm: 5.0x faster per token than gloo"
     )
+
+
+def test_a_direct_comparison_decides_between_two_arms():
+    arms = [compared(), compared("vllm/shm", ratio=0.2)]
+    direct = {"baseline": "vllm/shm", "treatment": "router"}
+    faster = said(*arms, compared(ratio=0.95, verdict="faster", **direct))
+    assert len(faster) == 2 and faster[1].endswith("; per token the router is faster still.")
+    level = said(*arms, compared(ratio=1.0, verdict="equivalent", **direct))
+    assert level[1].endswith("; per token the router is as fast.")
+    slower = said(*arms, compared(ratio=1.2, verdict="slower", **direct))
+    assert slower[0].endswith("Use SYMMLIB_ALLREDUCE=vllm/shm.")
+    assert slower[1].endswith("; per token vllm/shm is faster still.")
 
 
 def test_the_all_reduce_sentence_speaks_of_64_kib():

@@ -75,7 +75,7 @@ def test_wrong_sums_and_absent_backends_are_not_drawn(allreduce_summary):
 def test_where_nothing_ran_the_figure_says_so(allreduce_summary, comparison):
     nothing = allreduce_summary[allreduce_summary.status != "ok"]
     assert figures.latency(nothing).finding == "No all-reduce ran"
-    assert figures.effects(comparison.assign(ratio=float("nan"))).finding == "Nothing was compared"
+    assert figures.effects(comparison.assign(ratio=float("nan"))).finding == "There is no valid comparison"
 
 
 def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from symmlib.analysis import words
-from symmlib.analysis.verdicts import INCUMBENTS, LEVEL
+from symmlib.analysis.fastest import INCUMBENTS, LEVEL
 from symmlib.report import style
 from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, log_y, size_axis, styled
 from symmlib.report.svg import Figure

@@ -77,16 +77,17 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
     """Ratio treatment/baseline with its 95 % interval: a row per cell and treatment, a panel per metric; 1 = no change.
 
     `comparison` has the columns of `comparison.csv`; medians are drawn, or means where there are none.
+    Invalid cells are left out.
     """
     rows = headline_rows(comparison)
-    rows = rows[rows.ratio.notna() & (rows.ratio > 0)]
+    rows = rows[(rows.ratio > 0) & (rows.verdict != "invalid")]
     metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
     pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
     cells = sorted(set(zip(rows.tp, rows.qps, strict=True)))
     order = [(tp, qps, *pair) for tp, qps in cells for pair in pairs]
     figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.27 * max(1, len(order)))
     if rows.empty:
-        figure.finding = figure.alt = "Nothing was compared"
+        figure.finding = figure.alt = "There is no valid comparison"
         panels[0].set_axis_off()
         return figure
     looks = style.looks(treatment for _, treatment in pairs)
@@ -157,22 +158,24 @@ def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
-    said: dict[str, list[str]] = {}  # what the verdicts say -> the treatments of which they say it
-    for (_, treatment), group in rows.groupby(["baseline", "treatment"], sort=False):
-        counts = group.verdict.value_counts()
-        if (group.tier == "smoke").all():
-            outcome = "seen in one block, so no interval and no verdict"
-        elif len(counts) == 1:
-            outcome = f"{counts.index[0]} in all {len(group)} comparisons"
-        else:
-            outcome = words.listed(f"{verdict} in {number}" for verdict, number in counts.items())
-            outcome += f" of {len(group)} comparisons"
-        said.setdefault(outcome, []).append(treatment)
-    against = words.listed(dict.fromkeys(rows.baseline))
-    finding = "; ".join(f"{words.listed(names)} {outcome}" for outcome, names in said.items())
-    finding = f"Against {against}: {finding}"
+    told = []
+    for baseline, against in rows.groupby("baseline", sort=False):
+        said: dict[str, list[str]] = {}  # what the verdicts say -> the treatments of which they say it
+        for treatment, group in against.groupby("treatment", sort=False):
+            said.setdefault(_outcome(group), []).append(treatment)
+        outcomes = "; ".join(f"{words.listed(names)} {outcome}" for outcome, names in said.items())
+        told.append(f"{'against' if told else 'Against'} {baseline}: {outcomes}")
     ratios = [
-        f"{row.treatment} {row.metric.upper()} at TP={row.tp:g}, QPS {row.qps:g} {words.ratio(row.ratio)}"
+        f"{row.metric.upper()} {row.treatment} / {row.baseline}, TP={row.tp:g}, QPS {row.qps:g}: {words.ratio(row.ratio)}"
         for row in rows.itertuples()
     ]
-    return finding, f"{finding}. Ratios: {'; '.join(ratios)}"
+    return "; ".join(told), f"{'; '.join(told)}. Ratios: {'; '.join(ratios)}"
+
+
+def _outcome(rows: pd.DataFrame) -> str:
+    if (rows.tier == "smoke").all():
+        return "seen in one block, so no interval and no verdict"
+    counts = rows.verdict.value_counts()
+    if len(counts) == 1:
+        return f"{counts.index[0]} in all {len(rows)} comparisons"
+    return words.listed(f"{verdict} in {number}" for verdict, number in counts.items()) + f" of {len(rows)} comparisons"
