@@ -166,7 +166,7 @@ def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
         outcomes = "; ".join(f"{words.listed(names)} {outcome}" for outcome, names in said.items())
         told.append(f"{'against' if told else 'Against'} {baseline}: {outcomes}")
     ratios = [
-        f"{row.metric.upper()} {row.treatment} / {row.baseline}, TP={row.tp:g}, QPS {row.qps:g}: {words.ratio(row.ratio)}"
+        f"{row.metric.upper()} {row.treatment}/{row.baseline}, TP={row.tp:g}, QPS {row.qps:g}: {words.ratio(row.ratio)}"
         for row in rows.itertuples()
     ]
     return "; ".join(told), f"{'; '.join(told)}. Ratios: {'; '.join(ratios)}"
