@@ -25,11 +25,11 @@ def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = Non
             return "Nothing was measured"
         names = words.listed([best["backend"], *best["level"]])
         return f"Fastest all-reduce at {best['size']}: {names}"
-    if (rows.tier == "smoke").all():
-        return "Smoke run: no verdict"
     valid = rows[rows.verdict != "invalid"]
     if valid.empty:
         return "No verdict: every cell is invalid"
+    if (valid.tier == "smoke").all():
+        return "Smoke run: no verdict"
     lead = leading_pair(valid)
     baseline, treatment = _pair(lead)
     tpot = _weightiest(lead)
@@ -57,10 +57,10 @@ def certainty(comparison: pd.DataFrame | None) -> str:
     rows = headline_rows(comparison)
     if rows.empty:
         return ""
-    if (rows.tier == "smoke").all():
-        return "no verdict: 1 block"
     if (rows.verdict == "invalid").all():
         return "invalid"
+    if (rows.tier == "smoke").all():
+        return "no verdict: 1 block"
     return f"preliminary: {_blocks(rows)}" if (rows.tier == "quick").any() else _blocks(rows)
 
 

@@ -78,7 +78,8 @@ def serving(run: Contents) -> dict:
         baseline = None if comparison is None else comparison.baseline.iloc[0]
         section["plots"].append(_plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
     if comparison is not None:
-        section["effects"].append(_plot("effects", figures.effects, comparison))
+        if (verdicts.headline_rows(comparison).verdict != "invalid").any():
+            section["effects"].append(_plot("effects", figures.effects, comparison))
         section["table"] = _comparison_table(comparison)
     return section
 

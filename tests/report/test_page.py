@@ -176,6 +176,14 @@ def test_what_is_damaged_costs_its_part_and_not_the_page(whole_run):
     assert "No serving results in this run" in text and "No routing table in this run" in text
 
 
+def test_an_invalid_run_shows_its_times_but_no_effect(whole_run, comparison):
+    write_csv(whole_run / "results" / "comparison.csv", comparison.assign(verdict="invalid", note="two schedules"))
+    reader = Reader(make_report(whole_run).read_text(encoding="utf-8"))
+    assert "No verdict: every cell is invalid" in reader.text and "two schedules" in reader.text
+    assert "Use SYMMLIB" not in reader.text and "There is no valid comparison to draw" in reader.text
+    assert len(reader.all("svg")) == 2 * 5
+
+
 def test_hostile_names_are_shown_and_never_obeyed(whole_run, comparison, serving_summary, allreduce_summary, gates):
     results = whole_run / "results"
     write_csv(results / "comparison.csv", comparison.replace({"treatment": {"router": HOSTILE}}))

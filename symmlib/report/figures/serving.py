@@ -32,6 +32,7 @@ def ttft_tpot(
     figure, panels = canvas(max(1, len(tps)), 2, compact, PANEL_IN)
     if rows.empty:
         figure.finding = figure.alt = "No request was measured"
+        figure.reading = "Nothing is drawn: the server's log says why."
         for axes in panels:
             axes.set_axis_off()
         return figure
@@ -88,6 +89,7 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
     figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.27 * max(1, len(order)))
     if rows.empty:
         figure.finding = figure.alt = "There is no valid comparison"
+        figure.reading = "Nothing is drawn: the gates say why."
         panels[0].set_axis_off()
         return figure
     looks = style.looks(treatment for _, treatment in pairs)
