@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.routing import RoutingTable, show
@@ -32,13 +33,29 @@ TEXT_COLUMNS += ["tier", "verdict", "gate", "cell"]
 
 @dataclass
 class Contents:
-    """`tables` by name (None: missing), `routes` as `symmlib.routing.show` gives them, `missing` as (what, why)."""
+    """`tables` by name (None where there is none), `routes` as `symmlib.routing.show` gives them.
+
+    `missing`: (what, why) for everything that should be there; `left_out`: the same for what the profile did not ask
+    for.
+    """
 
     path: Path
     manifest: dict
     tables: dict[str, pd.DataFrame | None] = field(default_factory=dict)
     routes: pd.DataFrame | None = None
     missing: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def lacks(self, name: str, step: str) -> None:
+        """Record that the file `name`, which `step` writes, is not there, and why; files with one reason together."""
+        planned = _planned(self.path)
+        if planned is not None and step not in planned:
+            entries, why = self.left_out, f"step {step} is not part of this run's profile"
+        else:
+            entries, why = self.missing, _why_not(self.manifest, step)
+        if entries and entries[-1][1] == why:
+            name = f"{entries.pop()[0]}, {name}"
+        entries.append((name, why))
 
     def files(self, under: str = "") -> list[str]:
         """Files below `under`, as sorted paths relative to the run, hidden ones and the report left out."""
@@ -134,7 +151,7 @@ def _failures(contents: Contents) -> list[tuple[str, str]]:
 def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.DataFrame | None:
     path = contents.path / name
     if not path.is_file():
-        contents.missing.append((name, _why_not(contents, step)))
+        contents.lacks(name, step)
         return None
     try:
         dtypes = dict.fromkeys(TEXT_COLUMNS, str)
@@ -143,7 +160,7 @@ def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.D
         if absent:
             raise ValueError(f"it has no column {', '.join(absent)}")
         if table.empty:
-            raise ValueError(f"it has no rows; {_why_not(contents, step)}")
+            raise ValueError(f"it has no rows; {_why_not(contents.manifest, step)}")
         numbers = {column: pd.to_numeric(table[column]) for column in columns if column not in TEXT_COLUMNS}
     except (ValueError, OSError) as error:  # pandas' own parsing errors are ValueErrors
         contents.missing.append((name, f"the file cannot be used: {error}"))
@@ -155,7 +172,7 @@ def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.D
 def _routes(contents: Contents) -> pd.DataFrame | None:
     path = contents.path / "routing.toml"
     if not path.is_file():
-        contents.missing.append(("routing.toml", _why_not(contents, "03_routing")))
+        contents.lacks("routing.toml", "03_routing")
         return None
     try:
         return show(RoutingTable.load(path))
@@ -164,10 +181,18 @@ def _routes(contents: Contents) -> pd.DataFrame | None:
         return None
 
 
-def _why_not(contents: Contents, step: str) -> str:
-    record = (contents.manifest.get("steps") or {}).get(step)
+def _planned(path: Path) -> set[str] | None:
+    """The steps that the run's `params.yaml` asks for; None if that cannot be told."""
+    try:
+        return set(yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))["parameters"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _why_not(manifest: dict, step: str) -> str:
+    record = (manifest.get("steps") or {}).get(step)
     if record is None:
-        return f"step {step} was not part of this run, or was not reached"
+        return f"step {step} was not reached"
     if record.get("status") == "failed":
         return f"step {step} failed"
     return f"step {step} {'still runs' if record.get('status') == 'running' else 'did not write it'}"

@@ -141,8 +141,19 @@ def test_a_run_without_results_says_what_is_missing_and_why(bare_run):
     assert "no server got ready" in text
     for name in ("allreduce_summary.csv", "routing.toml", "comparison.csv", "gates.csv"):
         assert name in text
-    assert "step 02_allreduce was not part of this run" in text
+    assert "step 02_allreduce was not reached" in text
     assert "7 to 10 % TTFT for TP=8" in text, "the published numbers need no measurement"
+
+
+def test_what_the_profile_does_not_ask_for_is_no_failure(bare_run):
+    write_text(bare_run / "params.yaml", "parameters: {03_routing: {}}\n")
+    run = contents.read(bare_run)
+    assert run.missing == [
+        ("step 04_serving failed", "no server got ready"),
+        ("routing.toml", "step 03_routing was not reached"),
+    ]
+    files = "results/serving_summary.csv, results/comparison.csv, results/gates.csv"
+    assert (files, "step 04_serving is not part of this run's profile") in run.left_out
 
 
 def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):

@@ -163,14 +163,20 @@ def _same(frame: pd.DataFrame, row: pd.Series) -> pd.Series:
 
 
 def _best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The fastest row at each size, in order of size; the backend of the size before stays while it is level."""
-    chosen, incumbent = [], None
+    """The fastest row at each size, in order of size; of those that are level, the one that stays so the longest."""
+    levels = []
     for _, group in rows.groupby("bytes"):
-        group = group.sort_values("median_us", kind="stable")
-        level = group[group.median_us < group.median_us.iloc[0] * (1 + LEVEL)]
-        kept = level[level.backend == incumbent]
-        chosen.append((level if kept.empty else kept).iloc[0])
-        incumbent = chosen[-1].backend
+        level = group[group.median_us < group.median_us.min() * (1 + LEVEL)]
+        levels.append(level.sort_values("median_us", kind="stable").set_index("backend", drop=False))
+    chosen: list[pd.Series] = []
+    while len(chosen) < len(levels):
+        ahead = levels[len(chosen) :]
+        lengths = {
+            name: next((length for length, level in enumerate(ahead) if name not in level.index), len(ahead))
+            for name in ahead[0].index
+        }
+        name = max(lengths, key=lengths.get)
+        chosen += [level.loc[name] for level in ahead[: lengths[name]]]
     return pd.DataFrame(chosen)
 
 
