@@ -6,7 +6,6 @@ Errors that a person can act on are one line and an exit status: 2 for a request
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -144,20 +143,11 @@ def report(arguments) -> int:
 
 
 def publish(arguments) -> int:
-    from symmlib.report import make_index
+    from symmlib.report import publish
     from symmlib.runs import default_reports_dir
 
-    source, target = arguments.reports_dir or default_reports_dir(), arguments.target
-    if not (source / "runs").is_dir():
-        raise UsageError(f"{source} holds no runs to publish. Make one: symmlib run")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise UsageError(f"{target} lies in {source} itself. Choose a directory outside it.")
-    make_index(source)
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
-    except (OSError, shutil.Error) as error:
-        raise UsageError(f"cannot publish to {target}: {error}") from None
-    print(f"Published: {_short(target / 'index.html')}")
+    index = publish(arguments.reports_dir or default_reports_dir(), arguments.target)
+    print(f"Published: {_short(index)}")
     return 0
 
 
@@ -193,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sizes", default="1KiB:16MiB:x4", help="bytes per rank: 4KiB,64KiB or 1KiB:16MiB:x4")
     command.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
     command.add_argument("--mode", default="eager", help="eager, or graph on GPUs")
-    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--device", default="", help="cpu or cuda (default: where the backends run)")
     command.add_argument("--launches", type=int, default=3, help="fresh torchruns (default 3)")
     _out(command)
 
