@@ -1,0 +1,102 @@
+"""A profile is checked as a whole before anything starts: a typo must cost a second, not a night."""
+
+import pytest
+
+from symmlib import notebooks, profiles, suite
+from symmlib.errors import UsageError
+
+BASE = {"name": "mine", "parameters": {"01_environment": {}, "02_allreduce": {"world_size": 4}}}
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_shipped_profile_is_valid_and_describes_itself(name):
+    profile = profiles.load(name)
+    suite.validate(profile)
+    assert profile.name == name
+    assert profile.description.endswith(".")
+    assert list(profile.parameters) == sorted(profile.parameters)
+
+
+def test_the_profiles_that_a_machine_chooses_by_default_are_shipped():
+    assert {"cpu", "smoke", "b200-tp8", "b200-tp4"} <= set(profiles.names())
+
+
+def test_smoke_runs_every_notebook():
+    assert list(profiles.load("smoke").parameters) == notebooks.names()
+
+
+def test_a_profile_says_all_that_will_run_defaults_included():
+    profile = profiles.parse(BASE, "test")
+    defaults = {name: parameter.default for name, parameter in notebooks.parameters_of("02_allreduce").items()}
+    del defaults["run_dir"]
+    assert profile.parameters["02_allreduce"] == {**defaults, "world_size": 4}
+
+
+def test_what_is_written_is_read_back_as_the_same_profile(tmp_path):
+    profile = profiles.parse(BASE, "test")
+    (tmp_path / "params.yaml").write_text(profile.dumps())
+    again = profiles.load(tmp_path / "params.yaml")
+    assert again == profile
+    assert again.hash == profile.hash
+
+
+def test_the_hash_follows_what_runs_and_not_the_description():
+    profile = profiles.parse(BASE, "test")
+    assert profiles.parse({**BASE, "description": "words"}, "test").hash == profile.hash
+    other = {**BASE, "parameters": {**BASE["parameters"], "02_allreduce": {"world_size": 2}}}
+    assert profiles.parse(other, "test").hash != profile.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parametres": {}}, r"unknown key 'parametres'. Did you mean 'parameters'\?"),
+        ({"parameters": {"02_alreduce": {}}}, r"unknown notebook '02_alreduce'. Did you mean '02_allreduce'\?"),
+        (
+            {"parameters": {"02_allreduce": {"word_size": 2}}},
+            r"unknown parameter 'word_size'. Did you mean 'world_size'",
+        ),
+        ({"parameters": {"02_allreduce": {"world_size": "2"}}}, r"world_size must be of type int, not '2' \(str\)"),
+        ({"parameters": {"02_allreduce": {"world_size": True}}}, r"world_size must be of type int, not True \(bool\)"),
+        ({"parameters": {"02_allreduce": {"backends": "gloo"}}}, r"backends must be of type list\[str\], not 'gloo'"),
+        ({"parameters": {"02_allreduce": {"backends": [1]}}}, r"backends must be of type list\[str\], not \[1\]"),
+        ({"parameters": {"02_allreduce": [2]}}, "02_allreduce must hold parameters by name"),
+        ({"parameters": {}}, "a profile needs parameters"),
+        ({"name": ""}, "a profile needs name"),
+        ({"name": "../elsewhere"}, "becomes part of a directory's"),
+        ({"name": 7}, "name must be of type str, not 7"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(change, message):
+    with pytest.raises(UsageError, match=f"^test: .*{message}"):
+        profiles.parse({**BASE, **change}, "test")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"backends": ["glo"]}, "unknown backend 'glo'. Did you mean 'gloo'"),
+        ({"sizes": "4KB"}, "'4KB' is not a message size"),
+        ({"world_size": 64}, "world_size 64 is more than 8"),
+    ],
+)
+def test_what_a_plan_would_refuse_is_refused_before_anything_starts(parameters, message):
+    profile = profiles.parse({**BASE, "parameters": {"02_allreduce": parameters}}, "test")
+    with pytest.raises(UsageError, match=f"profile mine: 02_allreduce: {message}"):
+        suite.validate(profile)
+
+
+def test_an_unknown_profile_is_answered_with_the_closest_and_all_others():
+    with pytest.raises(UsageError, match=r"unknown profile 'cpuu'. Did you mean 'cpu'\? Valid: b200-tp2, .*smoke"):
+        profiles.load("cpuu")
+
+
+def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path):
+    with pytest.raises(UsageError, match="cannot read the profile .*none.yaml: No such file"):
+        profiles.load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("name: [")
+    with pytest.raises(UsageError, match="bad.yaml is no YAML file"):
+        profiles.load(tmp_path / "bad.yaml")
+    (tmp_path / "text.yaml").write_text("only words")
+    with pytest.raises(UsageError, match="text.yaml: a profile has the keys name, description, parameters"):
+        profiles.load(tmp_path / "text.yaml")
