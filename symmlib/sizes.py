@@ -11,7 +11,7 @@ UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes in `text` ('4096', '64KiB', '1.5 MiB'); raises `UsageError` for anything that is not a whole number of bytes."""
+    """Bytes in `text` ('4096', '64KiB', '1.5 MiB'); raises `UsageError` for what is not a whole number of bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text).replace("_", ""))
     unit = match and {name.lower(): factor for name, factor in UNITS.items()}.get(match[2].lower())
     size = float(match[1]) * unit if unit else 0

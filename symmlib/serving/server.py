@@ -10,6 +10,7 @@ import re
 import shlex
 import socket
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -41,7 +42,7 @@ def platform() -> str:
 
 def command(experiment: ServingExperiment, model: Model, arm: str, tp: int, port: int, kind: str) -> list[str]:
     """The `vllm serve` command of one arm; `kind` is `platform()`."""
-    argv = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model.name]
+    argv = ["vllm", "serve", model.name]
     argv += ["--tensor-parallel-size", str(tp), "--host", HOST, "--port", str(port)]
     argv += ["--max-model-len", str(experiment.max_model_len), "--no-enable-prefix-caching"]
     if model.dummy:
@@ -83,6 +84,18 @@ def environment(
     return changes
 
 
+def why_not(arm: str, kind: str) -> str:
+    """Why this machine cannot serve with `arm`; empty if nothing is known against it before a server starts."""
+    host = arm in ("gloo", "vllm/shm") or arm.startswith("host/")
+    if arm in ("router", VLLM_DEFAULT) or host == (kind == "cpu"):
+        if arm == "vllm/shm":
+            from symmlib.communicators.vllm_peers import shm_support
+
+            return shm_support().reason
+        return ""
+    return "it needs a GPU" if kind == "cpu" else "it sums in the host's memory, and this vLLM serves from GPUs"
+
+
 def cores_of_ranks(tp: int, cores: list[int]) -> str:
     """vLLM's core binding for `tp` ranks, such as '0|1' or '0,1,2|4,5,6': equal shares of `cores`.
 
@@ -106,22 +119,40 @@ def free_port() -> int:
 
 
 class Server:
-    """One running server; leaving the context ends it and all that it started, whatever happens.
+    """One server: its process imports vLLM from construction on, and serves from `start` on.
 
-    `label` says in messages what is running. Raises `SymmlibError` if the port is taken.
+    `env`: changes to this process's environment. `label` says in messages what is running. Leaving the context ends it
+    and all that it started, whatever happens.
     """
 
-    def __init__(self, argv: list[str], env: dict[str, str | None], *, port: int, log: Path, label: str):
-        _require_free(port)
-        self.url = f"http://{HOST}:{port}"
+    def __init__(self, env: dict[str, str | None], *, log: Path, label: str):
+        self.url = ""
         self.label = label
-        self._port = port
+        self._port = 0
         self._memory: set[Path] = set()
-        self._started = time.monotonic()
+        self._started = 0.0
+        self._directory = tempfile.TemporaryDirectory(prefix="symmlib-")
+        fifo, self._imported = Path(self._directory.name) / "turn", Path(self._directory.name) / "imported"
+        os.mkfifo(fifo)
+        self._turn = os.open(fifo, os.O_RDWR)  # for writing too, so that neither side waits for the other to open it
+        argv = [sys.executable, "-P", str(Path(__file__).with_name("standby.py")), str(fifo), str(self._imported)]
         self._group = ProcessGroup(argv, log=log, env=env)
 
+    def wait_until_imported(self) -> None:
+        """Wait until its imports are done and it costs no more time before `start`; raises as `wait_until_ready`."""
+        while not self._imported.exists():
+            self.check()
+            time.sleep(POLL_S)
+
+    def start(self, argv: list[str], port: int) -> None:
+        """Serve: `argv` as `command` gives it, which names `port`. Raises `SymmlibError` if the port is taken."""
+        _require_free(port)
+        self.url, self._port = f"http://{HOST}:{port}", port
+        self._started = time.monotonic()
+        os.write(self._turn, (json.dumps(argv[1:]) + "\n").encode())
+
     def wait_until_ready(self, timeout_s: float) -> float:
-        """Wait until it answers; returns the seconds since its start.
+        """Wait until it answers; returns the seconds since `start`.
 
         Raises `SymmlibError`, with the end of the log, if it ends before that or takes longer than `timeout_s`.
         """
@@ -159,6 +190,10 @@ class Server:
         for path in self._memory:
             path.unlink(missing_ok=True)
         self._memory.clear()
+        if self._turn is not None:
+            os.close(self._turn)
+            self._turn = None
+            self._directory.cleanup()
 
     def __enter__(self) -> "Server":
         return self

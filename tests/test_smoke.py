@@ -1,0 +1,54 @@
+"""What one run of the smallest profile leaves behind: everything that a run of any profile has."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from symmlib import notebooks
+from symmlib.errors import UsageError
+
+
+def test_every_notebook_ran_and_the_run_is_whole(smoke_run):
+    manifest = json.loads((smoke_run / "manifest.json").read_text())
+    assert manifest["status"] == "ok"
+    executed = {path.stem for path in (smoke_run / "notebooks").glob("*.ipynb")}
+    assert executed == set(notebooks.names())
+    results = ("results/allreduce_summary.csv", "results/comparison.csv")
+    for name in ("params.yaml", "routing.toml", "index.html", *results):
+        assert (smoke_run / name).is_file(), name
+    assert (smoke_run.parents[1] / "index.html").is_file()
+
+
+def test_the_plug_in_served_the_servers_all_reduces_as_each_arm_intended(smoke_run):
+    traces = smoke_run / "raw" / "serving" / "block-1"
+    for arm in ("gloo", "router"):
+        for rank in (0, 1):
+            calls = json.loads((traces / f"tp2-{arm}" / "trace" / f"rank-{rank}.json").read_text())["calls"]
+            served = {call["backend"] for call in calls}
+            assert served == {"gloo"} if arm == "gloo" else served <= {"host/one_shot", "host/two_shot"}
+            assert sum(call["calls"] for call in calls) > 100
+
+
+def test_greedy_answers_are_the_same_whatever_sums_them(smoke_run):
+    block = smoke_run / "raw" / "serving" / "block-1"
+    assert (block / "tp2-gloo" / "greedy.json").read_text() == (block / "tp2-router" / "greedy.json").read_text()
+
+
+def test_no_request_failed_and_each_arm_has_its_own(smoke_run):
+    requests = pd.read_csv(smoke_run / "results" / "serving.csv")
+    assert requests["error"].isna().all()
+    assert set(requests["arm"]) == {"gloo", "router"}
+    assert requests.groupby("arm").size().nunique() == 1
+
+
+def test_committed_notebooks_have_no_outputs():
+    for name in notebooks.names():
+        cells = json.loads(notebooks.path_of(name).read_text())["cells"]
+        assert not [cell["id"] for cell in cells if cell.get("outputs") or cell.get("execution_count")], name
+
+
+@pytest.mark.parametrize("given", [{"qpps": [4]}, {"blocks": "three"}])
+def test_unknown_and_mistyped_parameters_are_refused_with_the_valid_ones(given):
+    with pytest.raises(UsageError, match=next(iter(given))):
+        notebooks.check("04_serving", given)
