@@ -116,9 +116,8 @@ class _Session:
             for number, turn in enumerate(turns):
                 left_s = (time.monotonic() - began) / number * (len(turns) - number) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
-                say(
-                    f"block {turn.block} of {self.experiment.blocks}, server {number + 1} of {len(turns)}: {turn.arm}{rest}"
-                )
+                place = f"block {turn.block} of {self.experiment.blocks}, server {number + 1} of {len(turns)}"
+                say(f"{place}: {turn.arm}{rest}")
                 with standby as running:
                     running.wait_until_imported()
                     commands = [self._start(running, turn)]

@@ -6,8 +6,8 @@
 
 It imports what `vllm serve` imports first, makes the file IMPORTED, waits for a line in FIFO (a JSON list: the
 arguments of the command `vllm`), and then is that command. Nothing else differs from typing it: the environment is this
-process's own from its start, and the engine's and the workers' processes are started afresh by vLLM. So the next server can import, on a core that is
-idle while the one before it starts, instead of adding its imports to the time that everybody waits.
+process's own from its start, and vLLM starts the engine's and the workers' processes afresh. So the next server can
+import, on a core that is idle while the one before it starts, instead of adding its imports to everybody's wait.
 """
 
 import json
