@@ -75,6 +75,7 @@ def run(arguments) -> int:
 
 def allreduce(arguments) -> int:
     from symmlib.allreduce import AllReducePlan, measure
+    from symmlib.routing.derive import derive
 
     plan = AllReducePlan(
         world_size=arguments.world_size,
@@ -87,9 +88,10 @@ def allreduce(arguments) -> int:
     )
     with _output(arguments.out, "allreduce") as out:
         summary = measure(plan, out)
+        derive(summary, source=f"symmlib allreduce --out {_short(out)}").save(out / "routing.toml")
     columns = ["backend", "bytes", "median_us", "p99_us", "algbw_gbps", "busbw_gbps", "wrong", "status", "reason"]
     print(summary[columns].to_string(index=False, na_rep="-", float_format="{:.2f}".format))
-    print(f"\nResults: {_short(out / 'results')}")
+    print(f"\nResults: {_short(out / 'results')}\nRoutes: {_short(out / 'routing.toml')}")
     return 0
 
 
