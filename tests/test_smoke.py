@@ -11,7 +11,8 @@ from symmlib.errors import UsageError
 
 def test_every_notebook_ran_and_the_run_is_whole(smoke_run):
     manifest = json.loads((smoke_run / "manifest.json").read_text())
-    assert manifest["status"] == "ok"
+    assert {name: step["status"] for name, step in manifest["steps"].items()} == dict.fromkeys(notebooks.names(), "ok")
+    assert manifest["status"] in ("ok", "invalid")  # a gate may find fault with a busy machine, which is its work
     executed = {path.stem for path in (smoke_run / "notebooks").glob("*.ipynb")}
     assert executed == set(notebooks.names())
     results = ("results/allreduce_summary.csv", "results/comparison.csv")
