@@ -85,7 +85,9 @@ def test_where_nothing_can_be_measured_every_reason_is_told_and_the_summary_is_k
 
 def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_path):
     code = (
-        "import sys; from symmlib.allreduce import AllReducePlan, measure; "
+        # A shell starts background jobs, and so perhaps these tests, with Ctrl-C ignored, which children inherit.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from symmlib.allreduce import AllReducePlan, measure; "
         "measure(AllReducePlan(2, 'gloo', '2,16MiB', launches=1), sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
