@@ -77,10 +77,14 @@ fi
 
 # Another place, stack or Python needs a new environment; other pins only an update.
 if [[ "$(cat .venv/stamp .venv/place 2>/dev/null)" != "$place"* ]]; then
+  if [ -e .venv ] && [ ! -e .venv/stamp ] && [ ! -e .venv/place ]; then
+    fail "$PWD/.venv is there and was not made by this script. Move it away, or remove it."
+  fi
   say "making .venv with $("$python" --version) for the $stack stack; this takes some minutes, once"
   rm -rf .venv
-  "$python" -m venv .venv
+  mkdir .venv
   echo "$place" >.venv/place
+  "$python" -m venv .venv
 else
   say "updating .venv to the pins of the $stack stack"
 fi

@@ -10,10 +10,10 @@ BACKENDS: dict[str, str] = {
     "symm_mem/one_shot": "PyTorch symmetric memory: every rank reads all inputs and sums them",
     "symm_mem/two_shot": "PyTorch symmetric memory: every rank sums its share, then reads the others' shares",
     "symm_mem/multimem": "PyTorch symmetric memory: the NVLink switch sums (needs multicast)",
-    "triton/one_shot": "our Triton kernel: every rank reads all inputs and sums them in fp32",
-    "triton/two_shot": "our Triton kernel: every rank sums its share in fp32, then reads the others' shares",
-    "host/one_shot": "our compiled CPU kernel over POSIX shared memory: every rank sums all inputs in fp32",
-    "host/two_shot": "our compiled CPU kernel over POSIX shared memory: every rank sums its share, then gathers",
+    "triton/one_shot": "a Triton kernel: every rank reads all inputs and sums them in fp32",
+    "triton/two_shot": "a Triton kernel: every rank sums its share in fp32, then reads the others' shares",
+    "host/one_shot": "our compiled CPU kernel over shared memory: every rank sums all inputs in fp32",
+    "host/two_shot": "our compiled CPU kernel over shared memory: every rank sums its share, then gathers",
     "vllm/shm": "vLLM's CPU all-reduce over shared memory",
     "vllm/custom": "vLLM's custom all-reduce over CUDA IPC",
     "vllm/symm_mem": "vLLM's use of PyTorch symmetric memory",
@@ -21,9 +21,18 @@ BACKENDS: dict[str, str] = {
 }
 
 
-def is_peer(name: str) -> bool:
-    """Whether somebody else wrote the backend `name`, so that it is measured beside ours."""
-    return name.split("/")[0] in ("gloo", "nccl", "vllm")
+# Those that sum every element in the order of ranks, wherever in a message it stands.
+FIXED_ORDER = ("triton/one_shot", "triton/two_shot", "host/one_shot", "host/two_shot")
+
+# Names that tables and plans may hold and that nothing here opens yet.
+NOT_BUILT = (
+    "nccl/symmetric",
+    "triton/one_shot",
+    "triton/two_shot",
+    "vllm/custom",
+    "vllm/symm_mem",
+    "vllm/flashinfer",
+)
 
 
 def runs_on_cpu(name: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from symmlib import profiles
-from symmlib.backends import BACKENDS
+from symmlib.backends import BACKENDS, NOT_BUILT
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
@@ -27,7 +27,7 @@ LEAST_MEMORY_BYTES = 8 << 30  # two ranks of vLLM on the tiny model, and a clien
 LEAST_SHM_BYTES = 512 << 20  # containers give 64 MiB by default, and too little kills a rank without a message
 LEAST_DISK_BYTES = 1 << 30
 CPU_BACKENDS = ("gloo", "host/one_shot", "host/two_shot", "vllm/shm")
-HOPPER_BACKENDS = ("nccl/symmetric", "symm_mem/multimem", "vllm/symm_mem")
+HOPPER_BACKENDS = ("symm_mem/one_shot", "symm_mem/two_shot", "symm_mem/multimem")
 PROBE_TIMEOUT_S = 120
 PACKAGES = {
     "torch": "runs the ranks",
@@ -118,7 +118,7 @@ def _machine() -> list[Check]:
         Check(
             *("machine", "Linux", sys.platform == "linux", this["kernel"]),
             reason=f"this is {sys.platform}",
-            help="use Linux: ranks share POSIX shared memory and are supervised through prctl and /proc",
+            help="use Linux: ranks share memory (memfd) and are supervised through prctl and /proc",
             needed=True,
         ),
         Check(
@@ -210,6 +210,8 @@ def _cpu_backend(name: str, reason: str) -> Check:
 
 
 def _gpu_backend(name: str) -> Check:
+    if name in NOT_BUILT:
+        return Check("backends", name, False, reason="symmlib has no code for it yet", help="nothing is wrong here")
     if len(gpus()) < 2:
         reason = "one GPU only" if gpus() else "no GPU here"
         return Check("backends", name, False, reason=reason, help="run on a node with 2 to 8 NVIDIA GPUs")
@@ -231,13 +233,14 @@ def _probe() -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="symmlib-doctor-") as directory:
         out, log = Path(directory) / "reasons.json", Path(directory) / "log"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        command += ["--nproc-per-node=2", "-m", "symmlib.probe", str(out)]
+        command += ["--nproc-per-node=2", f"--log-dir={directory}/torchrun", "-m", "symmlib.probe", str(out)]
         environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
         try:
             with ProcessGroup(command, log=log, env=environment) as group:
-                if group.wait(PROBE_TIMEOUT_S) == 0:
+                status = group.wait(PROBE_TIMEOUT_S)
+                if out.is_file():  # whatever became of the ranks later, they have answered
                     return json.loads(out.read_text())
-                reason = f"two ranks that tried it failed: {group.tail(1)}"
+                reason = f"two ranks that tried it failed: {group.first_error() or f'exit status {status}'}"
         except SymmlibError as error:
             reason = str(error).splitlines()[0]
         return dict.fromkeys(BACKENDS, reason)

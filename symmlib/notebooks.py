@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import types
@@ -66,9 +67,12 @@ def parameters_of(name: str) -> dict[str, Parameter]:
     return parameters
 
 
-def check(name: str, given: dict, source: str = "") -> None:
-    """Raise `UsageError`, with the list of valid ones, if `given` sets an unknown parameter or one to a wrong type."""
-    known = parameters_of(name)
+def check(name: str, given: dict, source: str = "", known: dict[str, Parameter] | None = None) -> None:
+    """Raise `UsageError`, with the list of valid ones, if `given` sets an unknown parameter or one to a wrong type.
+
+    `known`: the valid ones, where they are not all that the notebook has.
+    """
+    known = parameters_of(name) if known is None else known
     where = f"{source}: {name}" if source else name
     for key, value in given.items():
         if key not in known:
@@ -76,7 +80,7 @@ def check(name: str, given: dict, source: str = "") -> None:
         if not _is_a(value, known[key].type):
             raise UsageError(
                 f"{where}: {key} must be of type {_name(known[key].type)}, not {value!r:.60} ({type(value).__name__})."
-                f" Valid parameters: {_listing(known)}."
+                f"{_yaml_hint(value)} Valid parameters: {_listing(known)}."
             )
 
 
@@ -122,30 +126,49 @@ def begin(name: str, namespace: dict) -> Run:
         return Run.open(run_dir)
     from symmlib.profiles import Profile
 
+    _finish_by_hand()  # what an earlier Run All in this kernel began
     progress.start_clock()
     progress.enter_step(name)
     run = Run.create(Profile("interactive", f"{name}, by hand", {name: settings}))
     progress.say(f"results go to {os.path.relpath(run.path)}")
-    _finish_with_kernel(run, name, settings)
+    _by_hand.append(_HandRun(run, name, settings))
     return run
 
 
-def _finish_with_kernel(run: Run, name: str, settings: dict) -> None:
-    """Keep the step `name` of a run made by hand open until the kernel ends; it is ok if the last cell was."""
-    last_cell = types.SimpleNamespace(error=None)
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell:
-        shell.events.register("post_run_cell", lambda result: setattr(last_cell, "error", result.error_in_exec))
-    step = run.step(name, settings)
-    step.__enter__()
+class _HandRun:
+    """Keeps the only step of a run made by hand open until the next one begins or the kernel ends.
 
-    def finish() -> None:
-        error = last_cell.error
+    It is ok if the last cell was.
+    """
+
+    def __init__(self, run: Run, name: str, settings: dict):
+        self._run = run
+        self._error: BaseException | None = None
+        self._shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        if self._shell:
+            self._shell.events.register("post_run_cell", self._note)
+        self._step = run.step(name, settings)
+        self._step.__enter__()
+
+    def finish(self) -> None:
+        if self._shell:
+            self._shell.events.unregister("post_run_cell", self._note)
+        error = self._error
         with contextlib.suppress(BaseException):  # the step raises its error again; it has told the notebook already
-            step.__exit__(type(error) if error else None, error, None)
-        run.finish()
+            self._step.__exit__(type(error) if error else None, error, None)
+        self._run.finish()
 
-    atexit.register(finish)
+    def _note(self, result) -> None:
+        self._error = result.error_before_exec or result.error_in_exec
+
+
+_by_hand: list[_HandRun] = []  # at most one: a kernel runs one notebook
+
+
+@atexit.register
+def _finish_by_hand() -> None:
+    while _by_hand:
+        _by_hand.pop().finish()
 
 
 def _injected(cells: list[str]) -> list[str]:
@@ -179,6 +202,15 @@ def _is_a(value, type_) -> bool:
 
 def _name(type_) -> str:
     return type_.__name__ if isinstance(type_, type) and not typing.get_args(type_) else str(type_)
+
+
+def _yaml_hint(value) -> str:
+    """What may have made a text of a number: YAML 1.1 wants 1.0e+308 where everything else writes 1.0e308."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and re.fullmatch(r"[-+]?[\d.]+[eE]\d+", item):
+            number = item.lower().replace("e", "e+" if "." in item else ".0e+")
+            return f" YAML takes {item} for text: write {number}."
+    return ""
 
 
 def _listing(known: dict[str, Parameter]) -> str:

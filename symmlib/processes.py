@@ -7,6 +7,7 @@ and the supervisor ends the command and all of its descendants, by id.
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -61,7 +62,10 @@ class ProcessGroup:
                     env=environment,
                     cwd=cwd,
                     pass_fds=(control, status),
-                    start_new_session=True,  # Ctrl-C reaches us only; we end the group in order
+                    # A group, so that Ctrl-C reaches us only and we end it in order. Not a session: Linux schedules
+                    # sessions against each other (sched(7), 'autogroup'), and there a server's workers that wait by
+                    # sched_yield were seen to keep the load generator off its core for a second at a time.
+                    process_group=0,
                 )
         finally:
             os.close(control)
@@ -114,6 +118,17 @@ class ProcessGroup:
                 return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
+
+    def first_error(self) -> str:
+        """The first line of the log that names an error, without what logging put before it; else empty.
+
+        What follows a first error is mostly its consequences.
+        """
+        with contextlib.suppress(OSError):
+            for line in self.log.read_text(errors="replace").splitlines():
+                if found := re.search(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*))", line):
+                    return found[1].strip()[:500]
+        return ""
 
     def __enter__(self) -> "ProcessGroup":
         return self

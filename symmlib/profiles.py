@@ -52,12 +52,26 @@ def load(name: str | Path) -> Profile:
         raise unknown("profile", text, names())
     path = Path(text) if is_file else DIRECTORY / f"{text}.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"{path} is no profile: it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:  # such as the 45th of month 13, or bytes that are no UTF-8
         raise UsageError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
     return parse(data, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, with a key that is given twice refused: the first of two would be lost without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 def parse(data, source: str) -> Profile:
@@ -79,12 +93,12 @@ def parse(data, source: str) -> Profile:
     for step, given in sorted(data["parameters"].items(), key=lambda item: str(item[0])):
         if step not in notebooks.names():
             raise _in(source, unknown("notebook", step, notebooks.names()))
-        if not isinstance(given or {}, dict):
+        given = {} if given is None else given
+        if not isinstance(given, dict):
             raise UsageError(f"{source}: {step} must hold parameters by name, not {given!r:.40}.")
-        known = notebooks.parameters_of(step)
-        notebooks.check(step, given or {}, source=source)
-        defaults = {name: parameter.default for name, parameter in known.items() if name != "run_dir"}
-        complete[step] = {**defaults, **(given or {})}
+        known = {name: found for name, found in notebooks.parameters_of(step).items() if name != "run_dir"}
+        notebooks.check(step, given, source=source, known=known)
+        complete[step] = {**{name: parameter.default for name, parameter in known.items()}, **given}
     return Profile(data["name"], data.get("description", ""), complete)
 
 

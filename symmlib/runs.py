@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symmlib.errors import SymmlibError, UsageError
-from symmlib.provenance import provenance as provenance  # part of this page's public names
+from symmlib.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,14 +124,31 @@ class Run:
         """The manifest as it stands in the file now; change it with `update`."""
         path = self.path / MANIFEST
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise SymmlibError(f"cannot read {path}: {error}. Start a new run.") from None
+        steps = manifest.get("steps") if isinstance(manifest, dict) else None
+        if not isinstance(steps, dict) or not all(isinstance(record, dict) for record in steps.values()):
+            raise SymmlibError(f"{path} is damaged: it records no steps. Start a new run.")
+        return manifest
 
     def update(self, **changes) -> None:
         """Set top-level keys of the manifest."""
         with self._editing() as manifest:
             manifest.update(changes)
+
+    @contextlib.contextmanager
+    def executing(self) -> Iterator[None]:
+        """Keep others from executing this run meanwhile; raises `UsageError` if somebody does already."""
+        lock = os.open(self.path / ".executing", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it whatever ends the process
+            except BlockingIOError:
+                raise UsageError(f"{self.path} is still being executed. Wait for it, or end it first.") from None
+            yield
+        finally:
+            os.close(lock)
 
     @contextlib.contextmanager
     def step(self, name: str, parameters: dict) -> Iterator[None]:
@@ -160,8 +177,8 @@ class Run:
         record = self.manifest["steps"].get(name, {})
         return (
             record.get("status") == "ok"
-            and record["parameters_hash"] == digest(parameters)
-            and all((self.path / output).is_file() for output in record["outputs"])
+            and record.get("parameters_hash") == digest(parameters)
+            and all((self.path / str(output)).is_file() for output in record.get("outputs") or [])
         )
 
     def finish(self, interrupted: bool = False) -> str:
@@ -170,7 +187,7 @@ class Run:
         `failed`: a step failed, or somebody interrupted it; `invalid`: a gate found a measurement wanting; else `ok`.
         """
         gates = self._gates()
-        failed = [name for name, record in self.manifest["steps"].items() if record["status"] != "ok"]
+        failed = [name for name, record in self.manifest["steps"].items() if record.get("status") != "ok"]
         invalid = [f"{gate['gate']} ({gate['cell']}): {gate['reason']}" for gate in gates if gate["status"] != "valid"]
         if interrupted or failed:
             status = "failed"
@@ -187,7 +204,13 @@ class Run:
             return []
         import pandas as pd
 
-        return pd.read_csv(path, keep_default_na=False).astype(str).to_dict("records")
+        try:
+            gates = pd.read_csv(path, keep_default_na=False).astype(str)
+            if missing := {"gate", "cell", "status", "reason"} - {*gates.columns}:
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        except (ValueError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+            return [dict(gate="gates.csv", cell="all", status="invalid", reason=f"cannot be read: {error}")]
+        return gates.to_dict("records")
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file that steps wrote, by its path in the run: when it was changed, and its bytes."""

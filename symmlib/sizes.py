@@ -4,6 +4,7 @@ Binary units only, because every threshold in this field is a power of two.
 """
 
 import re
+from fractions import Fraction
 
 from symmlib.errors import UsageError
 
@@ -12,10 +13,11 @@ UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 def parse_size(text: str | int) -> int:
     """Bytes in `text` ('4096', '64KiB', '1.5 MiB'); raises `UsageError` for what is not a whole number of bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text).replace("_", ""))
+    # Bounded, because Python refuses to read thousands of digits; a fraction, because a float would round.
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)\s*", str(text))
     unit = match and {name.lower(): factor for name, factor in UNITS.items()}.get(match[2].lower())
-    size = float(match[1]) * unit if unit else 0
-    if not size or size != int(size):
+    size = Fraction(match[1]) * unit if unit else 0
+    if not size or size.denominator != 1:
         raise UsageError(f"{text!r} is not a message size. Write whole bytes with B, KiB, MiB or GiB, such as 64KiB.")
     return int(size)
 
@@ -43,7 +45,7 @@ def format_size(size: int) -> str:
 def _expand(part: str) -> list[int]:
     fields = part.split(":")
     factor = fields[2] if len(fields) == 3 else "x2" if len(fields) == 2 else ""
-    if not re.fullmatch(r"x\d+", factor) or int(factor[1:]) < 2:
+    if not re.fullmatch(r"x[0-9]{1,15}", factor) or int(factor[1:]) < 2:
         raise UsageError(f"{part!r} is not a range of sizes. Write FIRST:LAST:xFACTOR, such as 1KiB:16MiB:x4.")
     first, last = parse_size(fields[0]), parse_size(fields[1])
     if first > last:

@@ -1,14 +1,17 @@
 """A profile from start to finish: its notebooks in order, then the report. What `symmlib run` and `make report` do."""
 
+import contextlib
 from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 
 from symmlib import notebooks, progress
-from symmlib.errors import SymmlibError, UsageError
+from symmlib.backends import BACKENDS
+from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.profiles import Profile
 from symmlib.runs import Run, default_reports_dir, digest, write_text
+from symmlib.serving.model import find_model
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
 INPUTS = {"03_routing": ["02_allreduce"], "04_serving": ["03_routing"], "06_pr20759": ["04_serving"]}
@@ -26,8 +29,14 @@ def validate(profile: Profile) -> None:
         if name in profile.parameters:
             try:
                 getattr(import_module(module), plan)(**profile.parameters[name])
+                if "model" in profile.parameters[name]:
+                    find_model(profile.parameters[name]["model"])
             except UsageError as error:
                 raise UsageError(f"profile {profile.name}: {name}: {error}") from None
+    routing = profile.parameters.get("03_routing", {})
+    for name in filter(None, [*routing.get("candidates", []), routing.get("incumbent")]):
+        if name not in BACKENDS:
+            raise UsageError(f"profile {profile.name}: 03_routing: {unknown('backend', name, BACKENDS)}")
 
 
 def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Run | None = None) -> Run:
@@ -35,40 +44,44 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
 
     A step that fails is reported and the next one goes on. With `resume`, a step is skipped if it ended well with the
     same parameters, its files are still there, and no step before it that it reads from had to run again. Ctrl-C and
-    SIGTERM end what is running, mark the run failed ('interrupted') and are raised again.
+    SIGTERM end what is running, mark the run failed ('interrupted') and are raised again. Raises `UsageError` if
+    `resume` is still being executed.
     """
     progress.start_clock()
     run = resume or Run.create(profile, reports_dir)
-    if resume:
-        run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
-        write_text(run.path / "params.yaml", profile.dumps())
-    progress.say(f"{'resuming' if resume else 'run'} {run.path}")
-    try:
-        _execute_steps(run, profile, _durations(profile, reports_dir))
-    except BaseException as error:
-        run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
-        raise
-    run.finish()
+    with run.executing():
+        if resume:
+            run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
+            write_text(run.path / "params.yaml", profile.dumps())
+        progress.say(f"{'resuming' if resume else 'run'} {run.path}")
+        try:
+            _execute_steps(run, profile, _durations(profile, reports_dir))
+        except BaseException as error:
+            run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
+            raise
+        run.finish()
     return run
 
 
 def report(run: Run) -> Path:
-    """Write the run's report, and the index of all runs beside it; returns the report's path."""
+    """Write the run's report, and the index of all runs where it is one of `runs/`; returns the report's path."""
     from symmlib.report import make_index, make_report
 
     page = make_report(run.path)
-    make_index(run.path.parent.parent)
+    if run.path.parent.name == "runs":  # a copy of a run elsewhere has none, and what lies above it is not ours
+        try:
+            make_index(run.path.parent.parent)
+        except UsageError as error:  # the run and its page are there all the same
+            progress.say(f"no index of all runs: {error}")
     return page
 
 
 def verdicts(run: Run) -> list[str]:
-    """What the run found, in sentences."""
+    """What the run found, in sentences: those with which its report begins."""
     from symmlib.analysis.verdicts import sentences
+    from symmlib.report import contents
 
-    tables = {}
-    for name in ("comparison", "allreduce_summary", "gates"):
-        path = run.results / f"{name}.csv"
-        tables[name] = pd.read_csv(path) if path.is_file() else None
+    tables = contents.read(run.path).tables
     return sentences(tables["comparison"], tables["allreduce_summary"], tables["gates"])
 
 
@@ -98,10 +111,12 @@ def _durations(profile: Profile, reports_dir: Path | None) -> dict[str, float]:
     ]:
         try:
             steps = Run(path.parent).manifest["steps"]
-        except (SymmlibError, KeyError):
+        except SymmlibError:
             continue  # damaged, or of another version: an estimate can do without it
         for name, record in steps.items():
-            if record.get("status") == "ok" and record.get("parameters_hash") == wanted.get(name) and name not in found:
-                started, ended = pd.Timestamp(record["started"]), pd.Timestamp(record["ended"])
-                found[name] = (ended - started).total_seconds()
+            if isinstance(record, dict) and record.get("status") == "ok" and name in wanted.keys() - found.keys():
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    if record["parameters_hash"] == wanted[name]:
+                        took = pd.Timestamp(record["ended"]) - pd.Timestamp(record["started"])
+                        found[name] = took.total_seconds()
     return found

@@ -21,7 +21,6 @@ ALLREDUCE, ROUTING_TABLE, TRACE = "SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", 
 ROUTER = "router"
 # vLLM's own GPU communicators are chosen by vLLM's own variables, with ours unset; `vllm/shm` is here to be counted.
 CHOICES = (ROUTER, "vllm/shm", *(name for name in BACKENDS if not name.startswith("vllm/")))
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 def register() -> None:
@@ -124,20 +123,33 @@ class _VllmShm:
 
             reason = shm_support().reason or "vLLM did not set it up for this group"
             raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {reason}")
+        from symmlib.routing import Decision
+
         self.communicator, self.trace = communicator, _trace(communicator)
+        self._decision = Decision("vllm/shm", "vLLM's own")
+        self._served = {}
 
     def all_reduce(self, tensor):
-        self.trace.count("vllm/shm", tensor.nbytes, tensor.dtype, "vLLM's own")
+        served = self._served.get((tensor.dtype, tensor.nbytes)) or self._account(tensor)
+        served.calls += 1
         return self.communicator.vllm_all_reduce(tensor)
 
     def close(self) -> None:
-        pass
+        self.trace.close()
+
+    def _account(self, tensor):
+        from symmlib.routing.trace import Served
+
+        served = self.trace.add(Served(self._decision, tensor.nbytes, str(tensor.dtype).removeprefix("torch.")))
+        self._served[tensor.dtype, tensor.nbytes] = served
+        return served
 
 
 def _table_of_one(backend: str, communicator):
     """A table in which `backend` serves every size and dtype."""
     from symmlib.communicators.base import device_key
     from symmlib.routing import Route, RoutingTable, Table
+    from symmlib.routing.table import DTYPES
 
     device, mode, source = device_key(_device(communicator)), _mode(communicator), f"{ALLREDUCE}={backend}"
     routes = (Route(None, backend),)

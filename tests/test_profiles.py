@@ -61,6 +61,15 @@ def test_the_hash_follows_what_runs_and_not_the_description():
         ({"parameters": {"02_allreduce": {"backends": "gloo"}}}, r"backends must be of type list\[str\], not 'gloo'"),
         ({"parameters": {"02_allreduce": {"backends": [1]}}}, r"backends must be of type list\[str\], not \[1\]"),
         ({"parameters": {"02_allreduce": [2]}}, "02_allreduce must hold parameters by name"),
+        ({"parameters": {"02_allreduce": False}}, "02_allreduce must hold parameters by name, not False"),
+        (
+            {"parameters": {"02_allreduce": {"run_dir": "x"}}},
+            "unknown parameter 'run_dir'. Valid: backends, .*sizes, w",
+        ),
+        (
+            {"parameters": {"04_serving": {"duration_s": "1.0e308"}}},
+            r"YAML takes 1.0e308 for text: write 1.0e\+308",
+        ),
         ({"parameters": {}}, "a profile needs parameters"),
         ({"name": ""}, "a profile needs name"),
         ({"name": "../elsewhere"}, "becomes part of a directory's"),
@@ -100,3 +109,32 @@ def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path):
     (tmp_path / "text.yaml").write_text("only words")
     with pytest.raises(UsageError, match="text.yaml: a profile has the keys name, description, parameters"):
         profiles.load(tmp_path / "text.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: 2026-13-45", "is no YAML file: month must be in"),
+        ("parameters: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("name: mine\nparameters:\n  02_allreduce: {launches: 1, launches: 2}\n", "'launches' is given twice"),
+        ("name: mine\nname: yours\n", "'name' is given twice"),
+    ],
+)
+def test_an_odd_document_is_refused_with_its_file(tmp_path, text, message):
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UsageError, match=f"odd.yaml .*{message}"):
+        profiles.load(tmp_path / "odd.yaml")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"03_routing": {"candidates": ["glo"]}}, "03_routing: unknown backend 'glo'. Did you mean 'gloo'"),
+        ({"03_routing": {"incumbent": "host/on_shot"}}, "03_routing: unknown backend 'host/on_shot'"),
+        ({"04_serving": {"model": "~nouser/x"}}, "04_serving: cannot look for the model '~nouser/x'"),
+        ({"04_serving": {"model": ""}}, "04_serving: there is no model ''"),
+    ],
+)
+def test_routes_and_models_that_do_not_exist_are_refused_before_anything_starts(parameters, message):
+    with pytest.raises(UsageError, match=f"profile mine: {message}"):
+        suite.validate(profiles.parse({**BASE, "parameters": parameters}, "test"))

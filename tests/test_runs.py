@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from symmlib import suite
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.profiles import Profile
-from symmlib.runs import Run, latest_run, provenance, write_csv, write_json, write_text
+from symmlib.provenance import provenance
+from symmlib.runs import Run, latest_run, write_csv, write_json, write_text
 
 PROFILE = Profile("tiny", "for tests", {"01_environment": {}})
 
@@ -136,3 +139,40 @@ def test_provenance_keeps_what_matters_and_no_secret(monkeypatch):
     assert "hidden" not in json.dumps(found)
     assert found["hardware"]["cpu"]["cores"] >= 1
     assert found["versions"]["torch"].startswith("2.")
+
+
+@pytest.mark.parametrize("manifest", ["[]", "5", '{"steps": null}', '{"steps": {"02_allreduce": 5}}', "{}"])
+def test_a_manifest_that_is_none_is_an_error_and_costs_other_runs_nothing(run, tmp_path, manifest):
+    write_text(run.path / "manifest.json", manifest)
+    with pytest.raises(SymmlibError, match="is damaged"):
+        Run.open(run.path)
+    assert suite._durations(PROFILE, tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a,b\n1,2\n", "gate,cell,status\nrate,x,valid\n"])
+def test_gates_that_cannot_be_read_make_the_run_invalid(run, text):
+    write_text(run.results / "gates.csv", text)
+    assert run.finish() == "invalid"
+    assert "gates.csv" in run.manifest["reason"]
+
+
+def test_a_run_that_is_being_executed_is_not_resumed(run):
+    with run.executing(), pytest.raises(UsageError, match="is still being executed"):
+        suite.run_profile(PROFILE, resume=Run.open(run.path))
+    with run.executing():
+        pass
+
+
+def test_an_index_is_made_only_beside_runs(run, tmp_path):
+    stranger = write_text(tmp_path / "mine" / "index.html", "a page of somebody else")
+    copy = shutil.copytree(run.path, tmp_path / "mine" / "copies" / "run")
+    suite.report(Run.open(copy))
+    assert stranger.read_text() == "a page of somebody else"
+    suite.report(run)
+    assert (tmp_path / "index.html").is_file()
+
+
+def test_a_value_that_looks_like_a_secret_is_left_out_whatever_its_name(monkeypatch):
+    for name, value in {"VLLM_X": "hf_abc", "NCCL_X": "me@host", "VLLM_CRED": "x", "TORCH_PWD": "y"}.items():
+        monkeypatch.setenv(name, value)
+    assert not {"VLLM_X", "NCCL_X", "VLLM_CRED", "TORCH_PWD"} & provenance()["environment"].keys()

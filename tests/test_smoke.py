@@ -3,10 +3,8 @@
 import json
 
 import pandas as pd
-import pytest
 
 from symmlib import notebooks
-from symmlib.errors import UsageError
 
 
 def test_every_notebook_ran_and_the_run_is_whole(smoke_run):
@@ -41,15 +39,3 @@ def test_no_request_failed_and_each_arm_has_its_own(smoke_run):
     assert requests["error"].isna().all()
     assert set(requests["arm"]) == {"gloo", "router"}
     assert requests.groupby("arm").size().nunique() == 1
-
-
-def test_committed_notebooks_have_no_outputs():
-    for name in notebooks.names():
-        cells = json.loads(notebooks.path_of(name).read_text())["cells"]
-        assert not [cell["id"] for cell in cells if cell.get("outputs") or cell.get("execution_count")], name
-
-
-@pytest.mark.parametrize("given", [{"qpps": [4]}, {"blocks": "three"}])
-def test_unknown_and_mistyped_parameters_are_refused_with_the_valid_ones(given):
-    with pytest.raises(UsageError, match=next(iter(given))):
-        notebooks.check("04_serving", given)

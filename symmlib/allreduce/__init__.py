@@ -8,7 +8,7 @@ per rank over that time, `busbw_gbps` is algbw · 2(n−1)/n, as nccl-tests defi
 """
 
 from symmlib.allreduce.measure import measure
-from symmlib.allreduce.measured import measured
 from symmlib.allreduce.plan import AllReducePlan
+from symmlib.allreduce.results import read_results, results_for
 
-__all__ = ["AllReducePlan", "measure", "measured"]
+__all__ = ["AllReducePlan", "measure", "read_results", "results_for"]

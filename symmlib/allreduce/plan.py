@@ -9,6 +9,7 @@ from symmlib.errors import UsageError, unknown
 from symmlib.sizes import format_size, parse_sizes
 
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+ROUTER = "router"  # measured among the backends where the plan names a routing table
 MODES = ("eager", "graph")
 DEVICES = ("cpu", "cuda")
 MAX_WORLD_SIZE = 8  # ranks of one host: the host kernels and the GPU nodes that symmlib is for both end there
@@ -26,6 +27,10 @@ class AllReducePlan:
     random order, for up to `iterations` iterations. `budget_s` bounds the time spent on one backend at one size in one
     launch (warm-up and checks not counted), so that slow backends get fewer iterations. `seed` fixes orders and inputs.
     `device` is where messages live: where not given, "cpu" if any of the backends runs there, else "cuda".
+
+    `refine_s`: seconds that may be spent, after that, on sizes around bounds that are not known within half an octave.
+    `routing_table`: the file by which the name `router` among the backends is served. `misaligned`: messages start one
+    element into their allocation.
     """
 
     world_size: int
@@ -39,9 +44,13 @@ class AllReducePlan:
     budget_s: float = 0.25
     seed: int = 0
     device: str = ""
+    refine_s: float = 0
+    routing_table: str = ""
+    misaligned: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "backends", _backends(self.backends))
+        known = [*BACKENDS, ROUTER] if self.routing_table else [*BACKENDS]
+        object.__setattr__(self, "backends", _backends(self.backends, known))
         if self.device == "":
             object.__setattr__(self, "device", "cpu" if any(map(runs_on_cpu, self.backends)) else "cuda")
         for key, valid in (("dtype", ITEMSIZE), ("mode", MODES), ("device", DEVICES)):
@@ -57,10 +66,15 @@ class AllReducePlan:
             raise UsageError(f"world_size {self.world_size} is more than {MAX_WORLD_SIZE}, the most one host serves.")
         if isinstance(self.budget_s, bool) or not isinstance(self.budget_s, (int, float)) or not self.budget_s > 0:
             raise UsageError(f"budget_s {self.budget_s!r} is not a positive number of seconds.")
+        if isinstance(self.refine_s, bool) or not isinstance(self.refine_s, (int, float)) or not self.refine_s >= 0:
+            raise UsageError(f"refine_s {self.refine_s!r} is not a number of seconds; 0 measures the sizes given only.")
         object.__setattr__(self, "sizes", tuple(parse_sizes(self.sizes)))
         for size in self.sizes:
             if size % ITEMSIZE[self.dtype]:
-                raise UsageError(f"{size} bytes are no whole number of {self.dtype} elements; choose an even size.")
+                raise UsageError(
+                    f"{size} bytes are no whole number of {self.dtype} elements; "
+                    f"choose a multiple of {ITEMSIZE[self.dtype]}."
+                )
             if size > MAX_BYTES:
                 raise UsageError(
                     f"{format_size(size)} is more than {format_size(MAX_BYTES)}, the largest that fits a check."
@@ -76,13 +90,13 @@ class AllReducePlan:
         return cls(**json.loads(text))
 
 
-def _backends(given: str | list | tuple) -> tuple[str, ...]:
+def _backends(given: str | list | tuple, known: list[str]) -> tuple[str, ...]:
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     if not names:
         raise UsageError("no backends to measure. Name some, such as gloo,host/one_shot.")
     for name in names:
-        if name not in BACKENDS:
-            raise unknown("backend", name, BACKENDS)
+        if name not in known:
+            raise unknown("backend", name, known)
         if names.count(name) > 1:
             raise UsageError(f"backend {name!r} is named twice.")
     return tuple(names)

@@ -51,7 +51,10 @@ class LaunchFiles:
 
     def reported(self) -> dict:
         """What was last reported; empty before that."""
-        return json.loads(self.progress.read_text()) if self.progress.exists() else {}
+        try:
+            return json.loads(self.progress.read_text())
+        except FileNotFoundError:
+            return {}
 
 
 def read_samples(directory: Path) -> pd.DataFrame:

@@ -15,16 +15,17 @@ ROTATED_BYTES = 32 << 20  # what rotated messages may take per rank, and more th
 
 
 class Messages:
-    """Messages of one size, used in turn, so that no all-reduce finds its message where the last one left it.
+    """Messages of one size, used in turn, so that no backend can keep anything about one address.
 
     `next()` fills a message anew, as the layer before an all-reduce does in a model: the message is in the cache of
     the rank's own core, the numbers stay in range however often they are summed in place, and none is denormal.
+    Each starts `offset` elements into its allocation.
     """
 
-    def __init__(self, source: torch.Tensor):
+    def __init__(self, source: torch.Tensor, *, offset: int = 0):
         count = max(2, min(8, ROTATED_BYTES // max(1, source.nbytes)))
         self._source = source
-        self._messages = [source.clone() for _ in range(count)]
+        self._messages = [source.new_empty(source.numel() + offset)[offset:] for _ in range(count)]
         self._turn = 0
 
     def next(self) -> torch.Tensor:

@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,15 +18,17 @@ import torch
 import torch.distributed as dist
 
 from symmlib.allreduce.correctness import Sums, check, make_sums
-from symmlib.allreduce.plan import AllReducePlan
+from symmlib.allreduce.plan import ROUTER, AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.allreduce.timing import PROBES, Messages, iterations_that_fit, time_on_cpu
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.communicators.host import HostCommunicator
-from symmlib.errors import SymmlibError
+from symmlib.errors import RankLost, SymmlibError
+from symmlib.routing import Router, RoutingTable
 from symmlib.sizes import format_size
 
 GLOO_TIMEOUT = timedelta(seconds=60)  # for one all-reduce of a measured backend, after which it has failed
+HOST_TIMEOUT_S = 30.0  # for a rank to come to one of ours: less than `measure` waits for progress, so that it says why
 START_TIMEOUT_S = 60.0  # for a rank to come to a common start
 
 
@@ -74,7 +77,7 @@ class Launch:
 
     def run(self) -> None:
         self._report(doing="opening backends")
-        self.backends = open_backends(self.names, dist.group.WORLD, torch.device(self.plan.device))
+        self.backends = self._open()
         self.starter = self._open_starter()
         cores = pin(self.rank, self.plan.world_size)
         print(f"rank {self.rank} of {self.plan.world_size} runs on cores {cores}", flush=True)
@@ -84,11 +87,23 @@ class Launch:
         self.starter.close()
         close_backends(self.backends)
 
+    def _open(self) -> dict:
+        """The plan's backends by name. With a router its own are measured, so that it is compared with the very same
+        memory: where that lies differs from one communicator to the next, and by more than the router takes."""
+        device, opened = torch.device(self.plan.device), {}
+        if ROUTER in self.names:
+            table = RoutingTable.load(self.plan.routing_table)
+            router = Router(dist.group.WORLD, table, device=device, mode=self.plan.mode)
+            opened = {**router.backends, ROUTER: router}
+        missing = [name for name in self.names if name not in opened]
+        opened |= open_backends(missing, dist.group.WORLD, device, host_timeout_s=HOST_TIMEOUT_S)
+        return {name: opened[name] for name in self.names}
+
     def _measure(self, size: int) -> None:
         numel = size // self.dtype.itemsize
         sums = make_sums(numel, self.dtype, rank=self.rank, world_size=self.plan.world_size, seed=self.plan.seed)
         rows = {name: self._check(name, size, sums) for name in self.names}
-        messages = Messages(sums.noise)
+        messages = Messages(sums.noise, offset=int(self.plan.misaligned))
         iterations = {name: self._probe(name, size, messages) for name, row in rows.items() if row["status"] == "ok"}
         samples: list[tuple[int, str, list[int]]] = []
         for number in range(1, self.plan.rounds + 1):
@@ -101,6 +116,7 @@ class Launch:
                 if times is not None:
                     samples.append((number, name, times))
         rows |= {name: rows[name] | self._failure(name) for name in iterations if name in self.failed}
+        self._report(doing="writing results")  # a disk that is full is no backend's fault
         self._write(size, samples, rows)
 
     def _check(self, name: str, size: int, sums: Sums) -> dict:
@@ -126,9 +142,13 @@ class Launch:
 
     def _probe(self, name: str, size: int, messages: Messages) -> int:
         """Iterations per round that fit the plan's budget: the same number on all ranks."""
-        start = time.perf_counter_ns()
-        self._attempt(name, size, "warming up", lambda: self._time(name, messages, PROBES))
-        slowest_ns = max(self._gather(time.perf_counter_ns() - start)) // PROBES
+
+        def probe() -> int:
+            start = time.perf_counter_ns()
+            self._time(name, messages, PROBES)
+            return (time.perf_counter_ns() - start) // PROBES
+
+        slowest_ns = max(self._gather(self._attempt(name, size, "warming up", probe) or 0))
         plan = self.plan
         return iterations_that_fit(slowest_ns, budget_s=plan.budget_s, rounds=plan.rounds, most=plan.iterations)
 
@@ -152,10 +172,13 @@ class Launch:
             result = action()
         except Exception as error:  # a measured backend may raise anything; its row says what it was
             reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+            print(f"rank {self.rank}, {name}, {doing} at {format_size(size)}: {reason}", flush=True)
+            traceback.print_exc()  # now, not after the gather: the launch may be ended while others wait for this rank
         reasons = [(rank, one) for rank, one in enumerate(self._gather(reason)) if one is not None]
         if not reasons:
             return result
-        rank, reason = reasons[0]
+        # Ranks that waited in vain for another tell of its absence; the cause comes first.
+        rank, reason = min(reasons, key=lambda one: one[1].startswith(RankLost.__name__))
         self.failed[name] = f"rank {rank}, {doing} at {format_size(size)}: {reason}"
         if self.rank == 0:
             print(f"{name} failed and is left out from here on: {self.failed[name]}", flush=True)
@@ -199,7 +222,7 @@ class Launch:
         self.files.append_checks([known | {"backend": name} | row for name, row in rows.items()])
 
     def _report(self, **now) -> None:
-        """Say what is running; not a collective, and rank 0 only."""
+        """Say what is running: done by rank 0; not a collective."""
         if self.rank == 0:
             self.files.report(**now)
 

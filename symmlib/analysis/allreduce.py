@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from symmlib.analysis.fastest import usable
 from symmlib.sizes import format_size
 
 POINT = ["backend", "world_size", "dtype", "mode", "bytes"]
@@ -49,6 +50,11 @@ def summarize(samples: pd.DataFrame, checks: pd.DataFrame) -> pd.DataFrame:
     rows["algbw_gbps"] = rows["bytes"] / rows["median_us"] / 1e3
     rows["busbw_gbps"] = rows["algbw_gbps"] * 2 * (rows["world_size"] - 1) / rows["world_size"]
     return rows[SUMMARY_COLUMNS]
+
+
+def timed(samples: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """The `samples` of points whose times count (`fastest.usable` of `summary`), with their `device`, `multicast`."""
+    return samples.merge(usable(summary)[[*POINT, "device", "multicast"]], on=POINT)
 
 
 def medians(summary: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Which all-reduce is the fastest, out of the micro-benchmark's summary, and in a sentence.
 
-Used by `verdicts` and by the figures; a backend whose sums were wrong is never the fastest.
+Used by `verdicts`, the figures and the page, so that a title and a sentence mean the same by "fastest" and by "level".
 """
 
 import math
@@ -15,31 +15,58 @@ INCUMBENTS = ("gloo", "nccl")  # what a plain torch.distributed program would us
 LEVEL = 0.03  # times closer than 3 % count as equal, as where routes are derived
 
 
-def per_setting(summary: pd.DataFrame | None) -> list[dict]:
-    """Per (world size, dtype, mode) the fastest correct backend at 64 KiB, or at the measured size next to it.
+def usable(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose times count: timed, with status `ok`, and no sum found wrong."""
+    return summary[(summary.status == "ok") & summary.median_us.notna() & ~(summary.wrong.fillna(0) > 0)]
 
-    Keys: `backend`, `size` (in words), `bytes`, `time_us`, `world_size`, `launches`, `others` (backend -> time in µs),
-    `level` (those of the others that are less than 3 % slower).
+
+def level(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of usable `rows` of one size, those less than 3 % slower than the fastest; the fastest first."""
+    return rows[rows.median_us < rows.median_us.min() * (1 + LEVEL)].sort_values("median_us", kind="stable")
+
+
+def by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """The fastest of usable `rows` at each size, in order of size; of those level, the one that stays it longest."""
+    levels = [level(group).set_index("backend", drop=False) for _, group in rows.groupby("bytes")]
+    chosen: list[pd.Series] = []
+    while len(chosen) < len(levels):
+        ahead = levels[len(chosen) :]
+        lengths = {
+            name: next((length for length, names in enumerate(ahead) if name not in names.index), len(ahead))
+            for name in ahead[0].index
+        }
+        name = max(lengths, key=lengths.get)
+        chosen += [names.loc[name] for names in ahead[: lengths[name]]]
+    return pd.DataFrame(chosen)
+
+
+def per_setting(summary: pd.DataFrame | None) -> list[dict]:
+    """Per (world size, dtype, mode) the fastest backend (`by_size`) at 64 KiB, or at the measured size next to it.
+
+    Keys: `backend`, `size` (in words), `bytes`, `time_us`, `setting` ('8 ranks', with dtype and mode where these differ
+    in `summary`), `launches`, `others` (backend -> time in µs), `level` (the names of those of the others that are
+    `level` with it).
     """
     if summary is None or summary.empty:
         return []
-    right = summary[summary.median_us.notna() & ~(summary.wrong.fillna(0) > 0)]
     found = []
-    for (world_size, _dtype, _mode), group in right.groupby(["world_size", "dtype", "mode"]):
+    differ = [name for name in ("dtype", "mode") if summary[name].nunique() > 1]
+    for (world_size, dtype, mode), group in usable(summary).groupby(["world_size", "dtype", "mode"]):
+        more = [{"dtype": dtype, "mode": f"{mode} mode"}[name] for name in differ]
         nbytes = int(min(group.bytes.unique(), key=lambda value: abs(math.log(value / HEADLINE_BYTES))))
-        medians = group[group.bytes == nbytes].set_index("backend").median_us.sort_values(kind="stable")
-        others = {name: float(value) for name, value in medians.iloc[1:].items()}
-        time_us = float(medians.iloc[0])
+        here = group[group.bytes == nbytes].sort_values("median_us", kind="stable")
+        times = {row.backend: float(row.median_us) for row in here.itertuples()}
+        best = by_size(group).set_index("bytes").backend[nbytes]
         found.append(
             {
-                "backend": medians.index[0],
+                "backend": best,
                 "size": format_size(nbytes),
                 "bytes": nbytes,
-                "time_us": time_us,
-                "world_size": int(world_size),
+                "time_us": times.pop(best),
+                "setting": f"{world_size} ranks" + (f" ({', '.join(more)})" if more else ""),
                 "launches": int(group.launches.max()),
-                "others": others,
-                "level": [name for name, value in others.items() if value < time_us * (1 + LEVEL)],
+                "others": times,
+                "level": [name for name in level(here).backend if name != best],
             }
         )
     return found
@@ -59,10 +86,10 @@ def sentences(summary: pd.DataFrame | None) -> list[str]:
         peers = [name for name in INCUMBENTS if name in others] + [name for name in others if name.startswith("vllm/")]
         peers = [name for name in peers if name not in best["level"]]
         than = words.listed(f"{words.times(others[name] / best['time_us'])} faster than {name}" for name in peers[:3])
-        level = f"; {words.listed(best['level'])} within 3 % of that" if best["level"] else ""
+        level_with = f"; {words.listed(best['level'])} within 3 % of that" if best["level"] else ""
         lines.append(
-            f"{best['backend']} sums {best['size']} over {best['world_size']} ranks in "
-            f"{words.microseconds(best['time_us'])}{', ' if than else ''}{than}{level} "
+            f"{best['backend']} sums {best['size']} over {best['setting']} in "
+            f"{words.microseconds(best['time_us'])}{', ' if than else ''}{than}{level_with} "
             f"(median, {best['launches']} launch{'' if best['launches'] == 1 else 'es'})."
         )
     return lines or ["No all-reduce ran; the report says why for each backend."]

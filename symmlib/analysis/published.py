@@ -99,7 +99,8 @@ def finding(judged: pd.DataFrame) -> str:
 def own_reductions(serving_summary: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
     """A run's own numbers in the published shape: times are means over blocks, reductions are 1 - `ratio`.
 
-    One row per (tp, qps, metric, statistic, baseline, treatment) of `comparison` for mean and median TTFT and TPOT.
+    One row per (tp, qps, metric, statistic, baseline, treatment) of `comparison` for mean and median TTFT and TPOT,
+    invalid ones left out.
     """
     if serving_summary is None or comparison is None or serving_summary.empty or comparison.empty:
         return pd.DataFrame(columns=OWN_COLUMNS)
@@ -107,7 +108,7 @@ def own_reductions(serving_summary: pd.DataFrame, comparison: pd.DataFrame) -> p
     times = serving_summary.groupby(keys).value_ms.mean()
     shown = comparison[comparison.metric.isin(["ttft", "tpot"]) & comparison.statistic.isin(["mean", "median"])]
     rows = []
-    for row in shown.itertuples():
+    for row in shown[shown.verdict != "invalid"].itertuples():
         cell = (row.tp, row.qps, row.metric, row.statistic)
         before, after = (times.get((arm, *cell), float("nan")) for arm in (row.baseline, row.treatment))
         rows.append([*cell, row.baseline, row.treatment, before, after, 100 * (1 - row.ratio)])

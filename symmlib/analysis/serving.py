@@ -24,7 +24,8 @@ TOO_SMALL = "n too small"
 TIERS = {"smoke": 1, "quick": 3, "standard": 6, "full": 10}  # blocks; smoke gives no verdict
 MAX_BLOCKS = 20  # the exact test visits 2^blocks assignments of signs
 DELTA = 0.03  # a difference below 3 % is none that matters; an A/A experiment is to measure the floor
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # that of all intervals of a family together
+NO_VERDICT = "none"  # what the column `verdict` says in tier smoke, which has no interval to read one off
 
 REQUEST_COLUMNS = [
     "block", "arm", "tp", "qps", "request", "start_s", "input_tokens", "output_tokens", "ttft_ms", "tpot_ms", "e2el_ms",
@@ -35,6 +36,7 @@ COMPARISON_COLUMNS = [
     "tp", "qps", "metric", "statistic", "baseline", "treatment", "ratio", "ci_low", "ci_high", "p_value", "blocks",
     "tier", "verdict", "note",
 ]  # fmt: skip
+FAMILY = ["baseline", "treatment", "metric", "statistic"]  # what is asked in every cell: one question, many answers
 
 
 def requests(result: Mapping) -> pd.DataFrame:
@@ -95,22 +97,36 @@ def compare(
     """Compare (baseline, treatment) `pairs` over the blocks of `summary` (columns: SUMMARY_COLUMNS).
 
     Per block d = ln(treatment / baseline) of the statistic. `ratio` = exp(mean d), below 1 where the treatment is
-    faster; `ci_low`, `ci_high` its 95 % t interval over blocks; `p_value` an exact two-sided sign-flip test of d = 0;
-    `blocks` those that both arms completed; `tier` the one that these earn, at most `tier`. In the tier `smoke` there
-    is no interval and no verdict. `invalid` maps (tp, qps, arm) to the reason why the arm's times there do not count.
+    faster; `blocks` those that both arms completed; `tier` the one that these earn, at most `tier`. `invalid` maps
+    (tp, qps, arm) to the reason why the arm's times there do not count.
+
+    The cells of one (baseline, treatment, metric, statistic) are a family, judged together, so that many cells do not
+    find by chance what one would not:
+    `ci_low`, `ci_high`: a t interval over blocks at confidence 1 − 0.05 / cells (Bonferroni), so that with 95 % all
+    intervals of the family cover their true ratios at once. `verdict` is read off this interval.
+    `p_value`: an exact two-sided sign-flip test of d = 0, adjusted by Holm over the family. It stands beside the
+    verdict and does not enter it: 3 blocks cannot give less than 1/4, whatever the effect.
+    Cells that a gate found invalid count too, which makes the others no bolder. In the tier `smoke` there is no
+    interval, and the verdict is "none".
     """
-    rows = []
+    found = []
     for (tp, qps, metric, statistic), group in summary.groupby(["tp", "qps", "metric", "statistic"], sort=False):
         times = group.pivot(index="block", columns="arm", values="value_ms")
         for baseline, treatment in pairs:
-            if not {baseline, treatment} <= set(times):
-                continue
-            d = np.log(times[treatment] / times[baseline]).dropna().to_numpy()
-            reasons = [(invalid or {}).get((tp, qps, arm)) for arm in (baseline, treatment)]
-            reason = next(filter(None, reasons), "")
-            note = reason or ("" if len(d) else TOO_SMALL)
-            rows.append([tp, qps, metric, statistic, baseline, treatment, *_judge(d, tier, delta, bool(reason)), note])
-    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+            if {baseline, treatment} <= set(times):
+                d = np.log(times[treatment] / times[baseline]).dropna().to_numpy()
+                reasons = [(invalid or {}).get((tp, qps, arm)) for arm in (baseline, treatment)]
+                found.append([tp, qps, metric, statistic, baseline, treatment, d, next(filter(None, reasons), "")])
+    if not found:
+        return pd.DataFrame(columns=COMPARISON_COLUMNS)
+    table = pd.DataFrame(found, columns=[*COMPARISON_COLUMNS[:6], "d", "reason"])
+    table["p_value"] = table["d"].map(sign_flip_p)
+    families = table.groupby(FAMILY, sort=False)["p_value"]
+    table = table.assign(p_value=families.transform(holm), cells=families.transform("count"))
+    judged = [_judge(row.d, row.cells, tier, delta, bool(row.reason)) for row in table.itertuples()]
+    table = table.join(pd.DataFrame(judged, columns=["ratio", "ci_low", "ci_high", "blocks", "tier", "verdict"]))
+    table["note"] = table["reason"].where((table["reason"] != "") | (table["blocks"] > 0), TOO_SMALL)
+    return table[COMPARISON_COLUMNS]
 
 
 def tier_of(blocks: int) -> str:
@@ -118,11 +134,13 @@ def tier_of(blocks: int) -> str:
     return [name for name, least in TIERS.items() if least <= max(blocks, 1)][-1]
 
 
-def t_interval(d: np.ndarray) -> tuple[float, float]:
-    """The 95 % t interval of the mean of `d`, one value a block; (nan, nan) for fewer than two."""
+def t_interval(d: np.ndarray, cells: int = 1) -> tuple[float, float]:
+    """The t interval of the mean of `d`, one value a block, at confidence 1 − 0.05 / `cells`; (nan, nan) for fewer
+    than two values."""
     if len(d) < 2:
         return math.nan, math.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(d) - 1) * np.std(d, ddof=1) / math.sqrt(len(d))
+    upper = 1 - (1 - CONFIDENCE) / cells / 2
+    half = stats.t.ppf(upper, len(d) - 1) * np.std(d, ddof=1) / math.sqrt(len(d))
     return float(np.mean(d) - half), float(np.mean(d) + half)
 
 
@@ -139,24 +157,38 @@ def sign_flip_p(d: np.ndarray) -> float:
     return float(np.mean(np.abs(sums) >= observed - 1e-9 * max(observed, 1e-300)))
 
 
+def holm(p: pd.Series) -> pd.Series:
+    """Holm's adjustment of one family's p-values: from the smallest, the i-th of m times m − i + 1, never below the one
+    before, at most 1. NaN stays NaN and does not count."""
+    ordered = p.dropna().sort_values()
+    factors = np.arange(len(ordered), 0, -1)
+    return (ordered * factors).clip(upper=1).cummax().reindex(p.index)
+
+
+def equivalence_band(delta: float = DELTA) -> tuple[float, float]:
+    """The ratios that differ from 1 by less than matters: as factors, so that swapping the arms swaps the verdict."""
+    return 1 / (1 + delta), 1 + delta
+
+
 def verdict(low: float, high: float, delta: float = DELTA) -> str:
-    """What the interval [`low`, `high`] of a latency ratio says against 1 ± δ (as factors: 1/(1+δ) to 1+δ)."""
+    """What the interval [`low`, `high`] of a latency ratio says against `equivalence_band`; "none" without interval."""
+    least, most = equivalence_band(delta)
     if math.isnan(low) or math.isnan(high):
-        return "inconclusive"
-    if high < 1 / (1 + delta):
+        return NO_VERDICT
+    if high < least:
         return "faster"
-    if low > 1 + delta:
+    if low > most:
         return "slower"
-    return "equivalent" if low >= 1 / (1 + delta) and high <= 1 + delta else "inconclusive"
+    return "equivalent" if least <= low and high <= most else "inconclusive"
 
 
-def _judge(d: np.ndarray, tier: str, delta: float, is_invalid: bool) -> list:
-    """Ratio, interval, p, blocks, tier and verdict of the log-ratios `d`."""
+def _judge(d: np.ndarray, cells: int, tier: str, delta: float, is_invalid: bool) -> list:
+    """Ratio, interval, blocks, tier and verdict of the log-ratios `d`, one of `cells` in its family."""
     earned = min(tier_of(len(d)), tier, key=list(TIERS).index)
-    low, high = t_interval(d) if earned != "smoke" else (math.nan, math.nan)
+    low, high = t_interval(d, cells) if earned != "smoke" else (math.nan, math.nan)
     ratio = math.exp(d.mean()) if len(d) else math.nan
     said = "invalid" if is_invalid else verdict(math.exp(low), math.exp(high), delta)
-    return [ratio, math.exp(low), math.exp(high), sign_flip_p(d), len(d), earned, said]
+    return [ratio, math.exp(low), math.exp(high), len(d), earned, said]
 
 
 def _statistic(values: np.ndarray, statistic: str) -> float:

@@ -2,17 +2,18 @@
 
 `headline` is the answer in one line, `sentences` the few lines that carry it; both are printed at the end of
 `symmlib run` and stand first in the report. They say no more than the tables: every verdict comes from the column
-`verdict` of the comparison, whose interval already accounts for the blocks and the number of cells.
+`verdict` of the comparison, read off an interval that accounts for the number of cells (`symmlib.analysis.serving`).
 """
 
 import pandas as pd
 
-from symmlib.analysis import fastest, words
+from symmlib.analysis import fastest, invalid, words
 from symmlib.backends import BACKENDS
 
 METRICS = {"tpot": "per token", "ttft": "to the first token"}  # by weight for who serves; the table has itl, e2el too
 STATISTICS = ("median", "mean")  # the first one present speaks: a median forgives one stalled request
 VERDICTS = ("faster", "slower", "equivalent", "inconclusive")
+PRELIMINARY = ("smoke", "quick")  # tiers in which the exact test cannot reach 0.05
 NOTHING = "Nothing was measured: this run has no results to judge."
 
 
@@ -46,22 +47,23 @@ def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = Non
         return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
     if {"faster", "slower"} <= verdicts:
         return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
-    told = "faster" if "faster" in verdicts else "slower" if "slower" in verdicts else "equally fast"
-    return (
-        f"Per token {_the(treatment)} is {told} in {int((tpot.verdict != 'inconclusive').sum())} of {len(tpot)} cells"
-    )
+    told = next(verdict for verdict in VERDICTS if verdict in verdicts)
+    than = f"as fast as {baseline}" if told == "equivalent" else f"{told} than {baseline}"
+    return f"Per token {_the(treatment)} is {than} in {(tpot.verdict == told).sum()} of {len(tpot)} cells"
 
 
 def certainty(comparison: pd.DataFrame | None) -> str:
-    """How far the verdicts carry, for a badge: 'preliminary: 3 blocks', '6 blocks', 'no verdict: 1 block'."""
+    """How far the verdicts carry, for a badge: 'preliminary: 3 blocks', '6 blocks', 'no verdict: 1 block'.
+
+    Empty where nothing valid was compared: then there is nothing to be certain of.
+    """
     rows = headline_rows(comparison)
-    if rows.empty:
+    valid = rows[rows.verdict != "invalid"]
+    if valid.empty:
         return ""
-    if (rows.verdict == "invalid").all():
-        return "invalid"
-    if (rows.tier == "smoke").all():
-        return "no verdict: 1 block"
-    return f"preliminary: {_blocks(rows)}" if (rows.tier == "quick").any() else _blocks(rows)
+    if (valid.tier == "smoke").all():
+        return f"no verdict: {words.blocks(valid)}"
+    return f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
 
 
 def sentences(
@@ -77,15 +79,20 @@ def sentences(
 
 
 def headline_rows(comparison: pd.DataFrame | None) -> pd.DataFrame:
-    """TPOT and TTFT rows of the one statistic that speaks, with `verdict` and `tier` as plain strings."""
+    """TPOT and TTFT rows of the one statistic that speaks, with `verdict` and `tier` as plain strings.
+
+    Where a row has no verdict, because its cell has too few blocks, it is `inconclusive` here, like any other that more
+    blocks may decide; if all are in tier `smoke`, nothing is said of verdicts at all. `cells`: how many cells share the
+    95 % of the row's interval.
+    """
     if comparison is None or comparison.empty:
         return pd.DataFrame(columns=["tp", "qps", "metric", "baseline", "treatment", "ratio", "tier", "verdict"])
     rows = comparison[comparison.metric.isin(METRICS)]
     spoken = next((name for name in STATISTICS if (rows.statistic == name).any()), None)
     rows = rows[rows.statistic == spoken]
     rows = rows.assign(verdict=rows.verdict.fillna("").astype(str), tier=rows.tier.fillna("").astype(str))
-    unsaid = ~rows.verdict.isin([*VERDICTS, "invalid"]) & (rows.tier != "smoke")
-    rows.loc[unsaid, "verdict"] = "inconclusive"
+    rows = rows.assign(cells=rows.groupby(["baseline", "treatment", "metric"]).ratio.transform("count"))
+    rows.loc[~rows.verdict.isin([*VERDICTS, "invalid"]), "verdict"] = "inconclusive"
     return rows[(rows.verdict == "invalid") | rows.ratio.notna()]
 
 
@@ -99,25 +106,51 @@ def leading_pair(rows: pd.DataFrame) -> pd.DataFrame:
     if not pairs:
         return rows
     lead = next((pair for pair in pairs if _pair(pair)[1] == "router"), pairs[0])
-    return next((pair for pair in pairs if _between(pair, lead, rows) == {"slower"}), lead)
+    for pair in pairs:
+        if _between(pair, lead, rows) == {"slower"}:
+            lead = pair
+    return lead
+
+
+def tally(verdicts: pd.Series, unit: str = " cells") -> str:
+    """Verdicts, counted where they differ: 'faster', or 'faster in 5 and inconclusive in 1 of 6 cells'."""
+    counts = verdicts.value_counts()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    told = words.listed(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
+    return f"{told} of {len(verdicts)}{unit}"
 
 
 def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[str]:
     if rows.empty:
         return []
-    invalid, valid = rows[rows.verdict == "invalid"], rows[rows.verdict != "invalid"]
+    void, valid = rows[rows.verdict == "invalid"], rows[rows.verdict != "invalid"]
+    notes = void.note.dropna() if "note" in void else ()
+    why = f"{invalid.failures(gates, notes) or 'no reason was recorded'}. {invalid.remedies(gates, notes)}".strip()
     if valid.empty:
-        why = f"every cell is invalid ({words.cells(invalid)}){_reasons(invalid, gates)}"
-        return [f"No verdict, because {why}. Mend that first."]
+        return [f"No verdict, because every cell is invalid ({words.cells(void)}): {why}"]
     lead = leading_pair(valid)
     others = [pair for pair in _pairs(valid) if _pair(pair)[0] == _pair(lead)[0] and _pair(pair) != _pair(lead)]
     if (valid.tier == "smoke").all():
         lines = [_smoke_sentence(lead)]
     else:
         lines = _lead_sentences(lead) + [_peer_sentence(arm, lead, valid) for arm in others]
-    if not invalid.empty:
-        lines.append(f"No verdict at {words.cells(invalid)}, which is invalid{_reasons(invalid, gates)}.")
+    if not void.empty:
+        lines.append(f"Invalid, so no verdict, {_where(void, rows)}: {why}")
     return lines
+
+
+def _where(void: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """'at TP=2, QPS 8' for the invalid rows, with their treatments where others are judged: 'on the router at ...'."""
+    baseline = rows.baseline.iloc[0]
+    void, rows = void[void.baseline == baseline], rows[rows.baseline == baseline]
+    places: dict[str, list[str]] = {}
+    for treatment, group in void.groupby("treatment", sort=False):
+        places.setdefault(words.cells(group), []).append(_the(treatment))
+    everyone = [len(names) for names in places.values()] == [rows.treatment.nunique()]
+    return words.listed(
+        f"at {cells}" if everyone else f"on {words.listed(names)} at {cells}" for cells, names in places.items()
+    )
 
 
 def _lead_sentences(lead: pd.DataFrame) -> list[str]:
@@ -130,9 +163,10 @@ def _lead_sentences(lead: pd.DataFrame) -> list[str]:
                 continue
             everywhere = words.cells(rows) == words.cells(lead)
             where = "" if everywhere and lines else f" at {words.cells(rows)}"
-            blocks = "" if lines else f", {_blocks(rows)}{', preliminary' if (rows.tier == 'quick').any() else ''}"
+            preliminary = ", preliminary" if rows.tier.isin(PRELIMINARY).any() else ""
+            certain = "" if lines else f", {words.blocks(rows)}{preliminary}"
             opening = "" if lines else "On this machine "
-            lines.append(f"{opening}{_claim(rows, metric, verdict)}{where} ({_evidence(rows, metric)}{blocks}).")
+            lines.append(f"{opening}{_claim(rows, metric, verdict)}{where} ({_evidence(rows, metric)}{certain}).")
     lines = [_sentence_case(line) for line in lines]
     return [f"{lines[0]} {_advice(lead)}", *lines[1:]]
 
@@ -155,7 +189,8 @@ def _claim(rows: pd.DataFrame, metric: str, verdict: str) -> str:
 def _evidence(rows: pd.DataFrame, metric: str) -> str:
     text = f"{metric.upper()} ratio {words.span(rows.ratio, words.ratio)}"
     if rows.ci_low.notna().all() and rows.ci_high.notna().all():
-        which = "95 % interval" if len(rows) == 1 else "95 % intervals within"
+        together = "simultaneous " if rows.cells.max() > 1 else ""
+        which = f"{together}95 % {'interval' if len(rows) == 1 else 'intervals within'}"
         text += f", {which} {words.ratio_interval(rows.ci_low.min(), rows.ci_high.max(), beside=rows.ratio.iloc[0])}"
     return text
 
@@ -179,27 +214,25 @@ def _advice(lead: pd.DataFrame) -> str:
 
 
 def _peer_sentence(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Another treatment in one sentence, and how it stands to the lead."""
+    """Another treatment in one sentence, and how it stands to the lead; `rows` may hold their direct comparison."""
     (baseline, treatment), lead_name = _pair(arm), _the(_pair(lead)[1])
     said = list(dict.fromkeys(arm.verdict))
     if len(said) == 1:
         clause = {"equivalent": f"as fast as {baseline}", "inconclusive": f"undecided against {baseline}"}
         text = f"{_the(treatment)} is {clause.get(said[0], f'{said[0]} than {baseline}')} ({_ratios(arm)})"
     else:
-        parts = [
-            f"{words.listed(dict.fromkeys(rows.verdict))} {about}"
-            for metric, about in METRICS.items()
-            if not (rows := arm[arm.metric == metric]).empty
-        ]
-        text = f"{_the(treatment)} against {baseline}: {words.listed(parts)} ({_ratios(arm)})"
+        by_metric = [(about, arm[arm.metric == metric].verdict) for metric, about in METRICS.items()]
+        parts = ", ".join(f"{about} {tally(verdicts)}" for about, verdicts in by_metric if len(verdicts))
+        text = f"{_the(treatment)} against {baseline}: {parts} ({_ratios(arm)})"
+    relations = {
+        "faster": f"{lead_name} is faster{' still' if set(_weightiest(arm).verdict) == {'faster'} else ''}",
+        "slower": f"it is faster than {lead_name}",
+        "equivalent": f"{lead_name} is as fast",
+        "inconclusive": f"it cannot be told apart from {lead_name}",
+    }
     between = _between(arm, lead, rows)
-    if between == {"faster"}:
-        relation = f"{lead_name} is faster still"
-    elif between == {"equivalent"}:
-        relation = f"{lead_name} is as fast"
-    else:
-        relation = f"it cannot be told apart from {lead_name}"
-    return _sentence_case(f"{text}; per token {relation}.")
+    depends = f"it depends on the cell how it compares with {lead_name}"
+    return _sentence_case(f"{text}; per token {relations[between.pop()] if len(between) == 1 else depends}.")
 
 
 def _between(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> set[str]:
@@ -235,19 +268,9 @@ def _ratios(rows: pd.DataFrame) -> str:
 def _smoke_sentence(rows: pd.DataFrame) -> str:
     baseline, treatment = _pair(rows)
     return (
-        f"A smoke run shows that every part works; one block gives no verdict. Seen once, {_the(treatment)} against "
-        f"{baseline}: {_ratios(rows)}. For a verdict run three blocks or more (profile cpu)."
+        f"Tier smoke ({words.blocks(rows)}) shows that every part works; it gives no verdict. Seen so far, "
+        f"{_the(treatment)} against {baseline}: {_ratios(rows)}. For a verdict run three blocks or more (profile cpu)."
     )
-
-
-def _reasons(invalid: pd.DataFrame, gates: pd.DataFrame | None) -> str:
-    """': why', from the notes of the comparison, or else from the gates."""
-    reasons = list(invalid.note.dropna()) if "note" in invalid else []
-    if not any(reasons) and gates is not None and not gates.empty:
-        reasons = [f"gate “{row.gate}”: {row.reason}" for row in gates[gates.status == "invalid"].itertuples()]
-    reasons = list(dict.fromkeys(filter(None, reasons)))
-    more = f"; and {len(reasons) - 3} more, listed under the gates" if len(reasons) > 3 else ""
-    return f": {'; '.join(reasons[:3])}{more}" if reasons else ""
 
 
 def _pairs(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -269,11 +292,6 @@ def _setting(arm: str) -> str:
 
 def _the(arm: str) -> str:
     return "the router" if arm == "router" else arm
-
-
-def _blocks(rows: pd.DataFrame) -> str:
-    count = words.span(rows.blocks, lambda value: f"{int(value)}")
-    return f"{count} block{'' if count == '1' else 's'}"
 
 
 def _sentence_case(text: str) -> str:

@@ -33,6 +33,11 @@ def milliseconds(time_ms: float) -> str:
     return f"{time_ms:.{0 if time_ms >= 99.5 else 1 if time_ms >= 9.95 else 2}f} ms"
 
 
+def bandwidth(gbps: float) -> str:
+    """A bandwidth from 1e9 bytes/s: 0.9781 -> '0.978 GB/s', 5.987 -> '5.99 GB/s', 1013.2 -> '1013 GB/s'."""
+    return f"{gbps:.{0 if gbps >= 99.5 else 3}{'f' if gbps >= 99.5 else 'g'}} GB/s"
+
+
 def size(nbytes: float) -> str:
     """Bytes in words, rounded where they are no round number: 65536 -> '64 KiB', 1482910 -> '1.41 MiB'."""
     for name, unit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
@@ -90,3 +95,9 @@ def cells(rows: pd.DataFrame) -> str:
     if len(rates) == 1:
         return "".join(f"TP={tp:g}, QPS {qps}" for tp, qps in rates.items())
     return listed(f"TP={tp:g} (QPS {qps})" for tp, qps in rates.items())
+
+
+def blocks(rows: pd.DataFrame) -> str:
+    """How many blocks `rows` of a comparison stand on: '1 block', '3 blocks', '2 to 3 blocks'."""
+    count = span(rows.blocks, lambda value: f"{int(value)}")
+    return f"{count} block{'' if count == '1' else 's'}"

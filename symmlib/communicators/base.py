@@ -4,6 +4,7 @@ A backend is one algorithm (`host/one_shot`). A family (`HostCommunicator`) owns
 buffers. The router, the benchmark and the vLLM plug-in know only this page.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +49,24 @@ class AllReduceBackend(Protocol):
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor: ...
 
     def close(self) -> None: ...
+
+
+Launch = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor | None]
+
+
+def bind(backend: AllReduceBackend, dtype: torch.dtype, numel: int) -> Launch:
+    """`backend.all_reduce` for tensors of `dtype` with `numel` elements, with all decided that these decide.
+
+    The callable takes a tensor and `out` or None, and returns the sum, or None, having done nothing, where the backend
+    cannot serve that tensor. A backend may have a faster one of its own, as its method `bind(dtype, numel)`.
+    """
+    if hasattr(backend, "bind"):
+        return backend.bind(dtype, numel)
+
+    def launch(tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor | None:
+        return backend.all_reduce(tensor, out=out) if backend.supports(tensor) else None
+
+    return launch
 
 
 class Unavailable:

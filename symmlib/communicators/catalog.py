@@ -6,19 +6,22 @@ import torch.distributed as dist
 from symmlib.backends import BACKENDS
 from symmlib.communicators import base
 from symmlib.communicators.distributed import open_distributed
-from symmlib.communicators.host import HostCommunicator
+from symmlib.communicators.host import TIMEOUT_S, HostCommunicator
 from symmlib.communicators.symm_mem import SymmMemCommunicator
 from symmlib.communicators.vllm_peers import VllmShm
 from symmlib.errors import unknown
 
-NOT_WRAPPED = "symmlib does not open it yet; inside vLLM it is served by vLLM itself"
+NOT_WRAPPED = "symmlib has no code for it yet"
 
 
-def open_backends(names, group: dist.ProcessGroup, device: torch.device | str) -> dict[str, base.AllReduceBackend]:
+def open_backends(
+    names, group: dist.ProcessGroup, device: torch.device | str, *, host_timeout_s: float = TIMEOUT_S
+) -> dict[str, base.AllReduceBackend]:
     """All backends in `names`, in that order. Collective: every rank of `group` asks for the same names.
 
     A backend that cannot run here is `Unavailable`, on every rank with the same reason: nothing is raised for a
-    missing feature. Raises `UsageError` for a name that no backend has.
+    missing feature. `host_timeout_s`: how long host backends wait for a rank that lives. Raises `UsageError` for a name
+    that no backend has.
     """
     device = torch.device(device)
     for name in names:
@@ -27,7 +30,7 @@ def open_backends(names, group: dist.ProcessGroup, device: torch.device | str) -
     families = {name.split("/")[0] for name in names}
     opened: dict[str, base.AllReduceBackend] = {}
     if "host" in families:
-        opened |= _reasons_for(HostCommunicator(group))
+        opened |= _reasons_for(HostCommunicator(group, timeout_s=host_timeout_s))
     if "symm_mem" in families:
         opened |= _reasons_for(SymmMemCommunicator(group, device))
     if "vllm/shm" in names:

@@ -12,13 +12,15 @@ class DistributedBackend:
     Args:
         name: `gloo` (CPU tensors) or `nccl` (CUDA tensors).
         group: a process group that was made with that library for its tensors' device.
+        owned: whether `close` destroys the group.
     """
 
     DEVICE = {"gloo": "cpu", "nccl": "cuda"}
 
-    def __init__(self, name: str, group: dist.ProcessGroup):
+    def __init__(self, name: str, group: dist.ProcessGroup, *, owned: bool = False):
         self.name = name
         self.group = group
+        self._owned = owned
 
     def supports(self, tensor: torch.Tensor) -> base.Support:
         wanted = self.DEVICE[self.name]
@@ -40,7 +42,9 @@ class DistributedBackend:
         return out
 
     def close(self) -> None:
-        """The group belongs to whoever made it."""
+        if self._owned:
+            dist.destroy_process_group(self.group)
+            self._owned = False
 
 
 def open_distributed(name: str, group: dist.ProcessGroup, device: torch.device):
@@ -56,5 +60,9 @@ def open_distributed(name: str, group: dist.ProcessGroup, device: torch.device):
             reason = f"NCCL needs one GPU a rank: {torch.cuda.device_count()} for {group.size()} ranks"
             return base.Unavailable(name, reason)
         if dist.get_backend(group) != "nccl":
-            group = dist.new_group(dist.get_process_group_ranks(group), backend="nccl")
+            # Among these ranks alone: others of the world need not take part.
+            ranks = dist.get_process_group_ranks(group)
+            return DistributedBackend(
+                name, dist.new_group(ranks, backend="nccl", use_local_synchronization=True), owned=True
+            )
     return DistributedBackend(name, group)

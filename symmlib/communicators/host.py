@@ -14,6 +14,7 @@ import mmap
 import os
 import select
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ SLOT_BYTES = 1 << 18  # a message travels in chunks of this size: measured best,
 SPINS = 4000  # tries before a waiting rank yields its core: about 50 us, longer than ranks usually drift apart
 PATIENCE = 200  # further tries before a kernel returns so that signals and dead peers are noticed
 TIMEOUT_S = 300.0  # how long a rank waits for a live peer: it may be compiling, or reading weights
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class HostCommunicator:
@@ -57,17 +61,29 @@ class HostCommunicator:
             self.close()
         self.backends = {name: HostBackend(name, self, kernel) for name, kernel in self._kernels().items()}
 
-    def all_reduce(self, kernel, tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-        """Sum `tensor` over the ranks by `kernel` (one of `host_kernels`)."""
-        if out is None:
-            out = torch.empty_like(tensor)
-        numel = tensor.numel()
-        if numel:
-            code = self._codes[tensor.dtype]
-            # Ranks that call different operations, dtypes or lengths must not sum garbage: compared in every chunk.
-            signature = ((numel << 8) | (code << 4)) | self._numbers[kernel]
-            self._run(kernel, tensor.data_ptr(), out.data_ptr(), numel, code, signature)
-        return out
+    def bind(self, kernel, dtype: torch.dtype, numel: int) -> base.Launch:
+        """The sum by `kernel` (one of `host_kernels`) of tensors of `dtype` with `numel` elements; see `base.bind`.
+
+        The kernel takes less than a microsecond for a small message, so each look at a tensor counts: here are three.
+        """
+        code, run = self._codes[dtype], self._run
+        # Ranks that call different operations, dtypes or lengths must not sum garbage: compared in every chunk.
+        signature = numel << 8 | code << 4 | self._numbers[kernel]
+
+        def launch(tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor | None:
+            if not tensor.is_contiguous() or not tensor.is_cpu:
+                return None
+            source = target = tensor.data_ptr()
+            if out is not tensor:
+                if out is None:
+                    out = torch.empty_like(tensor)
+                elif not self.check(tensor, out):
+                    return None
+                target = out.data_ptr()
+            run(kernel, source, target, numel, code, signature)
+            return out
+
+        return launch
 
     def barrier(self) -> None:
         """Return when every rank has called this; within a microsecond of each other where all are spinning."""
@@ -88,11 +104,11 @@ class HostCommunicator:
         """Whether the backends can serve `tensor` (and write into `out`)."""
         if not self.support:
             return self.support
-        if self._broken:
-            return base.no(f"the host communicator is out of use: {self._broken}")
+        # Not whether it is broken: ranks learn that at different times, and one that turned to another backend would
+        # leave its peers waiting here. The call itself raises.
         if not tensor.is_cpu:
             return base.no(f"the tensor is on {tensor.device}; host backends serve CPU tensors")
-        if tensor.dtype not in self._codes:
+        if tensor.dtype not in DTYPES:
             return base.no(f"dtype {tensor.dtype} is none of bfloat16, float16, float32")
         if not tensor.is_contiguous():
             return base.no("the tensor is not contiguous; call .contiguous() first")
@@ -106,33 +122,31 @@ class HostCommunicator:
     def _run(self, kernel, *arguments) -> None:
         if self._broken:
             raise SymmlibError(f"the host communicator is out of use: {self._broken}")
-        state = self._state
-        state[self._module.OFFSET] = 0
-        status = kernel(self._control, *arguments)
-        if status:
-            self._wait(kernel, arguments, status)
+        try:
+            status = kernel(self._control, *arguments)
+            if status:
+                self._wait(kernel, arguments, status)
+        except BaseException as error:  # KeyboardInterrupt too: half an operation cannot be taken back
+            self._broken = str(error) or type(error).__name__
+            raise
 
     def _wait(self, kernel, arguments, status: int) -> None:
         """Go on with a kernel that gave up spinning, until it is done or a peer is known to be lost."""
         deadline = time.monotonic() + self.timeout_s
-        try:
-            while status == self._module.WAITING:
-                self._raise_for_dead_peers()
-                if time.monotonic() > deadline:
-                    raise RankLost(
-                        f"rank {self._behind()[0]} did not come to an all-reduce within {self.timeout_s:g} s "
-                        "(timeout_s of HostCommunicator); its process is alive but does something else"
-                    )
-                status = kernel(self._control, *arguments)
-            if status == self._module.MISMATCH:
-                peer = int(self._state[self._module.CULPRIT])
-                raise RanksDisagree(
-                    f"rank {peer} called another all-reduce than rank {self.rank}: backend, dtype or number of "
-                    "elements differ. Every rank must make the same calls in the same order."
+        while status == self._module.WAITING:
+            self._raise_for_dead_peers()
+            if time.monotonic() > deadline:
+                raise RankLost(
+                    f"rank {self._behind()[0]} did not come to an all-reduce within {self.timeout_s:g} s "
+                    "(timeout_s of HostCommunicator); its process is alive but does something else"
                 )
-        except BaseException as error:  # KeyboardInterrupt too: half an operation cannot be taken back
-            self._broken = str(error) or type(error).__name__
-            raise
+            status = kernel(self._control, *arguments)
+        if status == self._module.MISMATCH:
+            peer = int(self._state[self._module.CULPRIT])
+            raise RanksDisagree(
+                f"rank {peer} called another all-reduce than rank {self.rank}: backend, dtype or number of "
+                "elements differ. Every rank must make the same calls in the same order."
+            )
 
     def _raise_for_dead_peers(self) -> None:
         """A dead peer whose flag is up to date did its part and may have ended well; one that is behind never will."""
@@ -182,19 +196,14 @@ class HostCommunicator:
                 os.ftruncate(descriptor, size)
             except OSError as error:
                 problem = error
-        offers: list = [None] * self.world_size
-        dist.all_gather_object(offers, (os.getpid(), descriptor, os.sched_getaffinity(0)), group=group)
-        self.pids = [pid for pid, _, _ in offers]
-        cores = set().union(*(affinity for _, _, affinity in offers))
+        mine = _Offer(os.getpid(), descriptor, _identity(descriptor), size, os.sched_getaffinity(0))
+        offers = [mine] * self.world_size
+        dist.all_gather_object(offers, mine, group=group)
+        self.pids = [offer.pid for offer in offers]
         try:
             if problem:
                 raise problem
-            path = f"/proc/{offers[0][0]}/fd/{offers[0][1]}"
-            opened = os.open(path, os.O_RDWR | os.O_CLOEXEC) if self.rank else os.dup(descriptor)
-            try:
-                self._map = mmap.mmap(opened, size)
-            finally:
-                os.close(opened)
+            self._map = self._open(offers[0], size)
         except OSError as error:
             problem = error
         dist.barrier(group=group)  # rank 0's descriptor must stay open until every peer has opened it
@@ -203,8 +212,22 @@ class HostCommunicator:
         if problem:
             return base.no(f"the ranks cannot share memory ({problem}); they must be one user's processes on one host")
         self._watch_peers()
+        cores = set().union(*(offer.cores for offer in offers))
         self._prepare(crowded=self.world_size > len(cores))
         return base.YES
+
+    def _open(self, offer: "_Offer", size: int) -> mmap.mmap:
+        """Map rank 0's file, having made sure that it is that one: with other ranks' ids, as in a container of its own,
+        the same path may lead to any file of this user."""
+        if offer.size != size:
+            raise OSError(f"slot_bytes differ between rank 0 and rank {self.rank}")
+        opened = os.open(f"/proc/{offer.pid}/fd/{offer.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if _identity(opened) != offer.identity:
+                raise OSError(f"rank {self.rank} does not see rank 0's processes")
+            return mmap.mmap(opened, size)
+        finally:
+            os.close(opened)
 
     def _watch_peers(self) -> None:
         for rank, pid in enumerate(self.pids):
@@ -226,6 +249,25 @@ class HostCommunicator:
         self._state[[module.SLOT_BYTES, module.SPINS, module.PATIENCE]] = self.slot_bytes, spins, spins + PATIENCE
 
 
+@dataclass(frozen=True)
+class _Offer:
+    """What a rank tells the others before they share memory; the file is rank 0's."""
+
+    pid: int
+    descriptor: int
+    identity: tuple[int, int]
+    size: int
+    cores: set[int]
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Device and inode of an open file."""
+    if descriptor < 0:
+        return 0, 0
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
 class HostBackend:
     """One algorithm of a `HostCommunicator`, as an `AllReduceBackend`."""
 
@@ -234,15 +276,26 @@ class HostBackend:
         self.support = communicator.support
         self._communicator = communicator
         self._kernel = kernel
+        self._bound: dict[torch.dtype, dict[int, base.Launch]] = {dtype: {} for dtype in DTYPES}
 
     def supports(self, tensor: torch.Tensor) -> base.Support:
         return self._communicator.check(tensor)
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        support = self._communicator.check(tensor, out)
-        if not support:
-            raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
-        return self._communicator.all_reduce(self._kernel, tensor, out)
+        numel = tensor.numel()
+        try:
+            launch = self._bound[tensor.dtype][numel]
+        except KeyError:
+            if not (support := self._communicator.check(tensor, out)):
+                raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}") from None
+            launch = self._bound[tensor.dtype][numel] = self.bind(tensor.dtype, numel)
+        result = launch(tensor, out)
+        if result is None:
+            raise SymmlibError(f"{self.name} cannot serve this tensor: {self._communicator.check(tensor, out).reason}")
+        return result
+
+    def bind(self, dtype: torch.dtype, numel: int) -> base.Launch:
+        return self._communicator.bind(self._kernel, dtype, numel)
 
     def close(self) -> None:
         self._communicator.close()

@@ -13,6 +13,9 @@ peer publish the chunk in between, which a peer does only after it has finished 
 
 Kernels never wait for ever: after PATIENCE tries they return WAITING with their place kept in the control block, so
 that the caller can look for dead peers and signals, and call again to go on.
+
+The LLVM intrinsics that they are made of stand in this file too: numba's cache looks at a kernel's own file only, and
+would go on with old machine code after a change elsewhere.
 """
 
 import platform
@@ -67,6 +70,7 @@ def one_shot(control, source, target, numel, dtype, signature):
             return MISMATCH
         reduce(state, 0, count, target + start * itemsize, dtype)
         finish_chunk(state, start + count)
+    state[OFFSET] = 0
     return DONE
 
 
@@ -98,6 +102,7 @@ def two_shot(control, source, target, numel, dtype, signature):
             finished = slot(state, owner) + first * itemsize
             copy_bytes(target + (start + first) * itemsize, finished, (last - first) * itemsize)
         finish_chunk(state, start + count)
+    state[OFFSET] = 0
     return DONE
 
 
@@ -142,8 +147,8 @@ def slot(state, rank):
 
 @numba.njit(inline="always")
 def slice_of(state, rank, count):
-    """First and last element of the slice that `rank` sums. Slices start at multiples of 32 elements, so that no two
-    ranks write one cache line."""
+    """First and last element of the slice that `rank` sums. Slices start at multiples of 32 elements, so that no rank
+    writes a cache line that a peer still reads."""
     share = ((count + state[RANKS] - 1) // state[RANKS] + 31) // 32 * 32
     return min(rank * share, count), min((rank + 1) * share, count)
 

@@ -35,7 +35,7 @@ class SymmMemCommunicator:
         self.support = base.agree(group, self._machine_support())
         if self.support:
             self.support = base.agree(group, self._try_rendezvous())
-        multicast = base.agree(group, self._multicast_support()) if self.support else self.support
+        multicast = base.agree(group, multicast_support(self.device)) if self.support else self.support
         self.backends = {
             "symm_mem/one_shot": SymmMemBackend("symm_mem/one_shot", self, self._one_shot, self.support),
             "symm_mem/two_shot": SymmMemBackend("symm_mem/two_shot", self, self._two_shot, self.support),
@@ -109,14 +109,18 @@ class SymmMemCommunicator:
             return base.no(f"the ranks' GPUs cannot map each other's memory: {error}")
         return base.YES
 
-    def _multicast_support(self) -> base.Support:
-        from torch._C._autograd import DeviceType
-        from torch._C._distributed_c10d import _SymmetricMemory
 
-        index = self.device.index if self.device.index is not None else torch.cuda.current_device()
-        if not _SymmetricMemory.has_multicast_support(DeviceType.CUDA, index):
-            return base.no("these GPUs have no NVLink multicast (an NVSwitch), which multimem needs; two_shot does not")
-        return base.YES
+def multicast_support(device: torch.device) -> base.Support:
+    """Whether the GPU `device` is behind an NVSwitch that sums, by what the driver says of this one GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return base.no("multicast is a feature of NVLink, and this run is on the CPU")
+    from torch._C._autograd import DeviceType
+    from torch._C._distributed_c10d import _SymmetricMemory
+
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    if not _SymmetricMemory.has_multicast_support(DeviceType.CUDA, index):
+        return base.no("these GPUs have no NVLink multicast (an NVSwitch), which multimem needs; two_shot does not")
+    return base.YES
 
 
 class SymmMemBackend:

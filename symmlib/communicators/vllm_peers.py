@@ -7,6 +7,7 @@ AVX-512 and Arm builds only. Importing this module does not import vLLM.
 import importlib.util
 import platform
 import secrets
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -73,3 +74,5 @@ class VllmShm:
         dist.barrier(group=group)
         torch.ops._C.join_shm_manager(self._handle, names[0])
         dist.barrier(group=group)
+        # All have mapped it: without its name nothing is left in /dev/shm, however a rank ends.
+        Path(f"/dev/shm/{names[0]}_{group.rank()}").unlink(missing_ok=True)

@@ -24,11 +24,14 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "tp qps metric statistic baseline treatment ratio ci_low ci_high p_value blocks tier verdict",
     ),
     "gates": ("04_serving", "gate cell status reason"),
+    "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
+    "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
+HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
-TEXT_COLUMNS += ["tier", "verdict", "gate", "cell"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best"]
 
 
 @dataclass
@@ -71,6 +74,8 @@ def read(run_dir: Path) -> Contents:
     for name, (step, columns) in TABLES.items():
         table = _table(contents, f"results/{name}.csv", step, columns.split())
         contents.tables[name] = table
+    step, columns = TABLES["allreduce_summary"]
+    contents.tables["held_out"] = _table(contents, HELD_OUT, "03_routing", columns.split())
     contents.routes = _routes(contents)
     return contents
 
@@ -81,11 +86,31 @@ def read_manifest(path: Path) -> dict:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} is no run's directory: it has no manifest.json.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path / 'manifest.json'}: {error}.") from None
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("steps", {}), dict):
         raise UsageError(f"{path / 'manifest.json'} holds no manifest.")
-    return {**EMPTY_MANIFEST, "run_id": path.name, **manifest}
+    return _well_typed({**EMPTY_MANIFEST, "run_id": path.name, **manifest})
+
+
+def _well_typed(manifest: dict) -> dict:
+    """`manifest` with every field of a wrong type replaced by the empty one."""
+    for key, empty in {**EMPTY_MANIFEST, "run_id": ""}.items():
+        wanted = str if empty is None else type(empty)
+        if not isinstance(manifest[key], wanted) and manifest[key] is not None or manifest[key] is None is not empty:
+            manifest[key] = empty
+    hardware = manifest["hardware"]
+    cpu, gpus = hardware.get("cpu"), hardware.get("gpus")
+    cpu = {**cpu} if isinstance(cpu, dict) else {}
+    if not isinstance(cpu.get("memory_bytes"), int):
+        cpu.pop("memory_bytes", None)
+    gpus = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+    manifest["hardware"] = {**hardware, "cpu": cpu, "gpus": [{k: str(v) for k, v in gpu.items()} for gpu in gpus]}
+    if not isinstance(manifest["git"].get("revision"), str):
+        manifest["git"] = {}
+    steps = manifest["steps"].items()
+    manifest["steps"] = {name: record if isinstance(record, dict) else {} for name, record in steps}
+    return manifest
 
 
 def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFrame | None]:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from symmlib.analysis import verdicts
+from symmlib.analysis import invalid, verdicts
 from symmlib.errors import UsageError
 from symmlib.report import contents
 from symmlib.report.page import environment
 from symmlib.runs import write_text
+
+# In every page that symmlib writes; before it had the first, its index had the second.
+MARKS = ('<meta name="generator" content="symmlib">', "<title>symmlib: all runs</title>")
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,25 @@ class Row:
 def make_index(reports_dir: Path) -> Path:
     """Write `index.html` into `reports_dir`, listing all of its runs, newest first; returns its path.
 
-    A run that cannot be read is listed with the reason. Raises `UsageError` if `reports_dir` cannot be written.
+    A run that cannot be read is listed with the reason. Raises `UsageError` if `reports_dir` cannot be written, or its
+    index.html is somebody else's.
     """
     reports_dir = Path(reports_dir)
+    require_ours(reports_dir / "index.html")
     runs = [path for path in (reports_dir / "runs").glob("*") if path.is_dir() and not path.name.startswith(".")]
     rows = [_row(path) for path in sorted(runs, key=lambda path: path.name, reverse=True)]
     return write_text(reports_dir / "index.html", environment().get_template("index.html").render(rows=rows))
+
+
+def require_ours(page: Path) -> None:
+    """Raise `UsageError` if the file `page` is there and symmlib did not write it."""
+    try:
+        text = page.read_text(encoding="utf-8", errors="replace") if page.exists() else MARKS[0]
+        ours = any(mark in text for mark in MARKS)
+    except OSError:
+        ours = False
+    if not ours:
+        raise UsageError(f"{page} is not one of symmlib's pages and would be lost. Move it, or choose another place.")
 
 
 def _row(path: Path) -> Row:
@@ -52,9 +68,16 @@ def _row(path: Path) -> Row:
         verdict=verdicts.headline(comparison, summary),
         certainty=verdicts.certainty(comparison),
         status=str(manifest.get("status", "running")),
-        reason=str(manifest.get("reason") or ""),
+        reason=_reason(run),
         profile=str(manifest.get("profile", "")),
         machine=contents.machine(manifest),
         date=contents.when(manifest.get("started")),
         revision=contents.revision(manifest),
     )
+
+
+def _reason(run: contents.Contents) -> str:
+    """Why the run failed or is invalid; the manifest lists every failed check, which is too long for a list of runs."""
+    if run.manifest.get("status") == "invalid" and (failures := invalid.failures(run.tables["gates"])):
+        return failures
+    return str(run.manifest.get("reason") or "")

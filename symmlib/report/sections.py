@@ -28,12 +28,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page shows it: `numeric` names the columns that are set right-aligned."""
+    """A table as the page shows it: `numeric` columns are right-aligned, a `wordy` one keeps its width on a phone."""
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
+    wordy: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def tiles(run: Contents) -> list[Tile]:
     for best in fastest.per_setting(run.tables["allreduce_summary"])[:1]:
         incumbent = next((name for name in fastest.INCUMBENTS if name in best["others"]), None)
         if incumbent:
-            note = f"{incumbent} → {best['backend']}, median over {best['world_size']} ranks"
+            note = f"{incumbent} → {best['backend']}, median over {best['setting']}"
             before, after = words.microseconds(best["others"][incumbent]), words.microseconds(best["time_us"])
             found.append(Tile(f"One all-reduce of {best['size']}", before, after, note))
     return found
@@ -96,11 +97,11 @@ def allreduce(run: Contents) -> dict:
         names = list(dict.fromkeys(rows.backend))
         cells = rows.set_index(["bytes", "backend"])
         body = [
-            [format_size(int(size)), *(_time_cell(cells, (size, name)) for name in names)]
+            [_unbroken(format_size(int(size))), *(_time_cell(cells, (size, name)) for name in names)]
             for size in sorted(rows.bytes.unique())
         ]
-        caption = f"Median time of one all-reduce in µs, {world_size} ranks, {dtype}, {mode}"
-        tables.append(Table(caption, ["size per rank", *names], body, frozenset(range(1, len(names) + 1))))
+        caption = f"Median time of one all-reduce in µs, by its size per rank; {world_size} ranks, {dtype}, {mode}"
+        tables.append(Table(caption, ["size", *names], body, frozenset(range(1, len(names) + 1))))
     return {"plots": plots, "tables": tables}
 
 
@@ -121,14 +122,30 @@ def not_run(run: Contents) -> list[tuple[str, str]]:
 def routes(run: Contents) -> dict:
     """`plots` (which backend at which size) and the `table` that says the same."""
     if run.routes is None:
-        return {"plots": [], "table": None}
+        return {"plots": [], "table": None, "cost": ""}
     rows = [
-        [row.sizes, row.backend, f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}", row.why]
+        [_unbroken(row.sizes), row.backend, f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}", row.why]
         for row in run.routes.itertuples()
     ]
     columns = ["message size", "backend", "for", "source"]
-    plot = _plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"])
-    return {"plots": [plot], "table": Table("Routes", columns, rows)}
+    plots = [_plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"])]
+    regret, held_out = run.tables["regret"], run.tables["held_out"]
+    if regret is not None and held_out is not None and len(regret):
+        plots.append(_plot("held-out", figures.held_out, held_out, regret, run.routes))
+    return {"plots": plots, "table": Table("Routes", columns, rows, wordy=True), "cost": _router_cost(run)}
+
+
+def _router_cost(run: Contents) -> str:
+    """What asking the router costs, in a sentence; empty where that was not measured."""
+    cost = run.tables["router_cost"]
+    if cost is None or cost.empty:
+        return ""
+    told = words.listed(
+        f"{row.ratio:.2f} times as long as {row.backend} alone at {format_size(int(row.bytes))}"
+        + (f" (95 % {row.ci_low:.2f} to {row.ci_high:.2f})" if pd.notna(row.ci_low) else "")
+        for row in cost.itertuples()
+    )
+    return f"An all-reduce through the router takes {told}."
 
 
 def beside_published(run: Contents) -> dict:
@@ -155,6 +172,7 @@ def beside_published(run: Contents) -> dict:
             "Claims of the pull request, recomputed by mean and by median",
             ["claim", "by", "recomputed", "verdict", "why"],
             claims,
+            wordy=True,
         ),
         "beside": Table("Published numbers and this run's", columns, beside, frozenset(range(2, 8))),
         "has_own": not own.empty,
@@ -171,8 +189,8 @@ def gates(run: Contents) -> dict:
     if checks is None:
         return {"table": None, "invalid": 0, "count": 0}
     ordered = checks.sort_values("status", key=lambda status: status != "invalid", kind="stable")
-    rows = [[row.gate, row.cell, row.status, row.reason] for row in ordered.itertuples()]
-    table = Table("Gates", ["gate", "cell", "status", "reason"], rows)
+    rows = [[row.gate, row.cell.replace("QPS ", "QPS\u00a0"), row.status, row.reason] for row in ordered.itertuples()]
+    table = Table("Gates", ["gate", "cell", "status", "reason"], rows, wordy=True)
     return {"table": table, "invalid": int((checks.status == "invalid").sum()), "count": len(checks)}
 
 
@@ -220,7 +238,7 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
         [
             f"{row.tp:g}",
             f"{row.qps:g}",
-            f"{row.statistic} {row.metric.upper()}",
+            _unbroken(f"{row.statistic} {row.metric.upper()}"),
             f"{row.treatment} / {row.baseline}",
             _number(row.ratio, words.ratio),
             words.ratio_interval(row.ci_low, row.ci_high, row.ratio) if pd.notna(row.ci_low) else "–",
@@ -228,19 +246,25 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
             f"{row.blocks:g}",
             row.verdict or "none",
         ]
-        for row in comparison[comparison.ratio.notna() | (comparison.verdict == "invalid")].itertuples()
+        for row in comparison[comparison.ratio.notna()].itertuples()
     ]
     columns = ["TP", "QPS", "what", "treatment / baseline", "ratio", "95 % interval", "exact p", "blocks", "verdict"]
-    return Table("Every comparison", columns, rows, frozenset({0, 1, 4, 5, 6, 7}))
+    caption = (
+        "Every comparison. Its cells (TP, QPS) are judged together: with 95 % all their intervals cover the true "
+        "ratios at once, and p is adjusted by Holm."
+    )
+    return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7}))
 
 
 def _time_cell(cells: pd.DataFrame, key: tuple) -> str:
     if key not in cells.index:
         return "–"
     row = cells.loc[key]
-    wrong = f" ({int(row.wrong)} wrong)" if pd.notna(row.wrong) and row.wrong > 0 else ""
+    doubt = "" if row.status == "ok" else f" ({row.status})"
+    if pd.notna(row.wrong) and row.wrong > 0:
+        doubt = f" ({int(row.wrong)} wrong)"
     digits = 0 if row.median_us >= 99.5 else 1 if row.median_us >= 0.995 else 2
-    return f"{row.median_us:.{digits}f}{wrong}"
+    return f"{row.median_us:.{digits}f}{doubt}"
 
 
 def _before_after(row, metric: str) -> tuple[str, str]:
@@ -252,6 +276,11 @@ def _before_after(row, metric: str) -> tuple[str, str]:
 
 def _plain_ms(value: float) -> str:
     return words.milliseconds(value).removesuffix(" ms")
+
+
+def _unbroken(text: str) -> str:
+    """A size that no line end tears apart."""
+    return text.replace(" ", "\u00a0")
 
 
 def _number(value, show) -> str:

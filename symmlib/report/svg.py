@@ -26,6 +26,7 @@ class Figure(MatplotlibFigure):
     finding: str = ""
     alt: str = ""
     reading: str = ""
+    key_in: float = 0  # inches that its key takes
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """What Jupyter shows: the titled picture; as PNG where SVG is not trusted; as words where no picture can be."""
@@ -37,13 +38,22 @@ class Figure(MatplotlibFigure):
         return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"alt": self.alt}}
 
 
+def lay_out(figure: Figure, room_in: float = 0) -> None:
+    """Place the key at the top and the panels below it; `room_in` inches above both stay free."""
+    height = figure.get_figheight()
+    top = 1 - room_in / height
+    figure.get_layout_engine().set(rect=(0, 0, 1, top - figure.key_in / height))
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, top), figure.transFigure)
+
+
 def titled(figure: Figure, format: str) -> bytes:
     """The figure on white with its finding written above, as for a notebook or a slide; `format` 'svg' or 'png'."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(figure.finding, int(width * TITLE_CHARACTERS_PER_INCH))
     room = 0.2 * len(lines) + 0.12
     figure.set_size_inches(width, height + room)
-    figure.get_layout_engine().set(rect=(0, 0, 1, height / (height + room)))
+    lay_out(figure, room)
     title = figure.text(
         0.01, 1 - 0.06 / (height + room), "\n".join(lines), va="top", weight="bold", size=style.FONT_PT + 1
     )
@@ -53,7 +63,7 @@ def titled(figure: Figure, format: str) -> bytes:
     finally:
         title.remove()
         figure.set_size_inches(width, height)
-        figure.get_layout_engine().set(rect=(0, 0, 1, 1))
+        lay_out(figure)
 
 
 def inline(figure: Figure, name: str) -> str:

@@ -7,9 +7,9 @@ from importlib import import_module
 
 from symmlib.routing.table import Route, RoutingTable, Table
 
-LATER = {"Router": "router", "Decision": "router", "show": "listing", "compare": "listing"}
+LATER = {"Router": "router", "Decision": "router", "show": "listing", "compare": "listing", "costs": "listing"}
 
-__all__ = ["Decision", "Route", "Router", "RoutingTable", "Table", "compare", "show"]
+__all__ = ["Decision", "Route", "Router", "RoutingTable", "Table", "compare", "costs", "show"]
 
 
 def __getattr__(name: str):

@@ -1,44 +1,58 @@
 """Sends each all-reduce to the backend that the routing table names for its size, or to one that always works."""
 
+import logging
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from symmlib.backends import FIXED_ORDER
 from symmlib.communicators import base
 from symmlib.communicators.catalog import close_backends, open_backends
-from symmlib.errors import RanksDisagree
+from symmlib.communicators.symm_mem import multicast_support
+from symmlib.errors import RankLost, RanksDisagree
+from symmlib.routing import table as tables
 from symmlib.routing.table import RoutingTable, Table
-from symmlib.routing.trace import Trace
+from symmlib.routing.trace import Served, Trace
 from symmlib.sizes import format_size
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = tuple(getattr(torch, name) for name in tables.DTYPES)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The name of the backend that serves a tensor, and why it does."""
+    """The name of the backend that serves a tensor, and why it does; `by_table` is False where it is the fallback."""
 
     backend: str
     reason: str
+    by_table: bool = False
 
 
 class Router:
-    """All-reduce by routing table. Collective: every rank of `group` constructs it with the same arguments.
+    """All-reduce by routing table, and a backend itself.
+
+    Collective: every rank of `group` constructs it, with the same arguments.
 
     Args:
         group: a process group of the ranks to sum over, which carries CPU objects (gloo).
         table: routes by device, world size, dtype, mode and multicast; None: the built-in tables.
         device: of the tensors to come; of a CPU or this rank's GPU.
         mode: "eager", or "graph" where calls are captured in CUDA graphs.
-        batch_invariant: serve every size by the backend of the largest sizes, so that a row's sum does not depend on
-            how many rows surround it.
+        batch_invariant: serve every size by one backend, so that a row's sum does not depend on how many rows
+            surround it: by that of the table's which sums in a fixed order and serves the largest sizes, else by the
+            last, whose sums may then depend on where in a message a row stands.
         trace: where calls are counted; None: counted in memory only.
         without: families not to open ("symm_mem"), each with the reason, which `explain` then shows.
+        timeout_s: how long the ranks wait for each other to come here.
 
-    Raises `RanksDisagree` on every rank if tables, mode or `batch_invariant` differ between ranks.
+    Raises `RankLost` if a rank died or does not come in time, and `RanksDisagree` on every rank if tables, mode or
+    `batch_invariant` differ between ranks. What the table does not cover goes to the fallback, `gloo` or `nccl`, and
+    each reason for that is logged once: no route is guessed from another world size, dtype or machine.
     """
 
     def __init__(
@@ -51,31 +65,53 @@ class Router:
         batch_invariant: bool = False,
         trace: Trace | None = None,
         without: Mapping[str, str] | None = None,
+        timeout_s: float = 300,
     ):
+        self.name = "router"
         self.device = torch.device(device)
         self.world_size = group.size()
         self.mode = mode
         self.table = table if table is not None else RoutingTable.builtin()
         self.trace = trace or Trace(group.rank(), group.size())
+        _meet(group, timeout_s)
         self._require_agreement(group, batch_invariant)
 
         self.fallback = "gloo" if self.device.type == "cpu" else "nccl"
-        names = {route.backend for table in self._tables_for_any_link() for route in table.routes}
+        self.multicast = bool(base.agree(group, multicast_support(self.device)))
+        found = {dtype: self._find(dtype) for dtype in DTYPES}
+        names = {route.backend for table in found.values() if table for route in table.routes}
         shut = {name: (without or {})[name.split("/")[0]] for name in names if name.split("/")[0] in (without or {})}
         self.backends = open_backends([self.fallback, *sorted(names - {self.fallback, *shut})], group, self.device)
         self.backends |= {name: base.Unavailable(name, reason) for name, reason in shut.items()}
         self._last_resort = self.backends[self.fallback]
-        self._routes = {dtype: self._resolve(dtype, batch_invariant) for dtype in DTYPES}
+        self._routes = {dtype: self._resolve(dtype, table, batch_invariant) for dtype, table in found.items()}
+        self._ways: dict[torch.dtype, dict[int, Served]] = {dtype: {} for dtype in DTYPES}
+        self._others: dict[tuple, Served] = {}
+        self._logged: set[str] = set()
 
     def route(self, tensor: torch.Tensor) -> Decision:
         """Which backend serves `tensor`, and why; nothing is sent."""
         return self._choose(tensor)[1]
 
+    def supports(self, tensor: torch.Tensor) -> base.Support:
+        """Whether the fallback, which serves whatever no route does, takes `tensor`."""
+        return self._last_resort.supports(tensor)
+
     def all_reduce(self, tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Sum `tensor` elementwise over the ranks, into `out` (which may be `tensor`) or a new tensor."""
-        backend, decision = self._choose(tensor)
-        self.trace.count(decision.backend, tensor.nbytes, tensor.dtype, decision.reason)
-        return backend.all_reduce(tensor, out=out)
+        """Sum `tensor` elementwise over the ranks, into `out` (which may be `tensor`) or a new tensor.
+
+        A size that was met before costs two dictionary look-ups and a count more than its backend.
+        """
+        numel = tensor.numel()
+        try:
+            way = self._ways[tensor.dtype][numel]
+        except KeyError:
+            way = self._new_way(tensor, numel)
+        result = way.launch(tensor, out)
+        if result is None:
+            return self._fall_back(tensor, out)
+        way.calls += 1
+        return result
 
     def explain(self):
         """A DataFrame of what serves what: dtype, min_bytes, max_bytes, backend by the table, served_by, reason."""
@@ -92,8 +128,35 @@ class Router:
         return pd.DataFrame(rows, columns=columns).astype({"max_bytes": "Int64"})
 
     def close(self) -> None:
-        """Close all backends. Idempotent."""
+        """Close all backends and the trace. Idempotent."""
         close_backends(self.backends)
+        self.trace.close()
+
+    def _new_way(self, tensor: torch.Tensor, numel: int) -> Served:
+        """What serves tensors of this dtype and size as long as they are as they should be; kept for the next one."""
+        if tensor.dtype not in self._routes:
+            return _NO_WAY
+        routes = self._routes[tensor.dtype]
+        _, backend, decision = routes.entries[bisect_left(routes.bounds, tensor.nbytes)]
+        way = self._account(decision, tensor)
+        way.launch = base.bind(backend, tensor.dtype, numel)
+        self._ways[tensor.dtype][numel] = way
+        return way
+
+    def _fall_back(self, tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """Serve a tensor that is not as it should be: strided, elsewhere, of a dtype without a table."""
+        backend, decision = self._choose(tensor)
+        key = decision, tensor.dtype, tensor.nbytes
+        if key not in self._others:
+            self._others[key] = self._account(decision, tensor)
+        self._others[key].calls += 1
+        return backend.all_reduce(tensor, out=out)
+
+    def _account(self, decision: Decision, tensor: torch.Tensor) -> Served:
+        if not decision.by_table and decision.reason not in self._logged:
+            self._logged.add(decision.reason)
+            log.warning("all-reduces by %s, not by the routing table: %s", decision.backend, decision.reason)
+        return self.trace.add(Served(decision, tensor.nbytes, str(tensor.dtype).removeprefix("torch.")))
 
     def _choose(self, tensor: torch.Tensor) -> tuple[base.AllReduceBackend, Decision]:
         routes = self._routes.get(tensor.dtype)
@@ -114,35 +177,50 @@ class Router:
                 listed = ", ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
                 raise RanksDisagree(f"the ranks' routers differ in {key} ({listed}); give every rank the same")
 
-    def _find(self, dtype: torch.dtype, multicast: bool) -> Table | None:
-        device = base.device_key(self.device)
-        name = str(dtype).removeprefix("torch.")
+    def _find(self, dtype: torch.dtype) -> Table | None:
         return self.table.find(
-            device=device, world_size=self.world_size, dtype=name, mode=self.mode, multicast=multicast
+            device=base.device_key(self.device),
+            world_size=self.world_size,
+            dtype=str(dtype).removeprefix("torch."),
+            mode=self.mode,
+            multicast=self.multicast,
         )
 
-    def _tables_for_any_link(self) -> list[Table]:
-        """Tables for this device with and without multicast: which one holds is known once backends are open."""
-        found = [self._find(dtype, multicast) for dtype in DTYPES for multicast in (False, True)]
-        return [table for table in found if table]
-
-    def _resolve(self, dtype: torch.dtype, batch_invariant: bool) -> "_Routes":
-        multimem = self.backends.get("symm_mem/multimem")
-        multicast = multimem is not None and not isinstance(multimem, base.Unavailable)
-        table = self._find(dtype, multicast)
+    def _resolve(self, dtype: torch.dtype, table: Table | None, batch_invariant: bool) -> "_Routes":
         if table is None:
-            decision = Decision(self.fallback, f"no table for {dtype} at world size {self.world_size}, {self.mode}")
+            key = f"{base.device_key(self.device)}, world size {self.world_size}, {dtype}, {self.mode}"
+            decision = Decision(self.fallback, f"no table for {key}, multicast {str(self.multicast).lower()}")
             return _Routes([], [(self.fallback, self._last_resort, decision)])
-        routes = table.routes[-1:] if batch_invariant else table.routes
-        why = "one backend for every size (batch_invariant)" if batch_invariant else None
-        entries = [self._entry(route.backend, why or _range(route.max_bytes)) for route in routes]
-        return _Routes([route.max_bytes for route in routes[:-1]], entries)
+        if batch_invariant:
+            return _Routes([], [self._entry(_invariant(table), "one backend for every size (batch_invariant)")])
+        entries = [self._entry(route.backend, _range(route.max_bytes)) for route in table.routes]
+        return _Routes([route.max_bytes for route in table.routes[:-1]], entries)
 
     def _entry(self, named: str, reason: str) -> tuple[str, base.AllReduceBackend, Decision]:
         backend = self.backends[named]
         if isinstance(backend, base.Unavailable):
             return named, self._last_resort, Decision(self.fallback, f"{named} is unavailable: {backend.reason}")
-        return named, backend, Decision(named, reason)
+        return named, backend, Decision(named, reason, by_table=True)
+
+
+def _meet(group: dist.ProcessGroup, timeout_s: float) -> None:
+    """Return when every rank has called this; the collectives that follow then find all of them alive."""
+    try:
+        dist.monitored_barrier(group, timeout=timedelta(seconds=timeout_s), wait_all_ranks=True)
+    except RuntimeError as error:
+        what = next(iter(str(error).splitlines()), "")
+        raise RankLost(
+            f"not every rank made its router within {timeout_s:g} s (timeout_s): one died, hangs, or makes none. "
+            f"torch.distributed says: {what}"
+        ) from error
+
+
+def _invariant(table: Table) -> str:
+    fixed = [route.backend for route in table.routes if route.backend in FIXED_ORDER]
+    return fixed[-1] if fixed else table.routes[-1].backend
+
+
+_NO_WAY = Served(Decision("", ""), 0, "", launch=lambda *_: None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from symmlib.backends import BACKENDS
 from symmlib.errors import UsageError, unknown
 
 SCHEMA = 1
+MOST = 2**62  # what fits the integers of any reader
 DTYPES = ("bfloat16", "float16", "float32")
 MODES = ("eager", "graph")
 BUILTIN_DIR = Path(__file__).parent / "tables"
@@ -48,6 +49,9 @@ class Route:
                 raise UsageError(
                     f"crossover_bytes: {list(self.crossover_bytes)} runs downwards; put the lower end first."
                 )
+            if self.max_bytes and not self.crossover_bytes[0] <= self.max_bytes <= self.crossover_bytes[1]:
+                interval = list(self.crossover_bytes)
+                raise UsageError(f"crossover_bytes: {interval} does not hold max_bytes, {self.max_bytes}.")
             object.__setattr__(self, "crossover_bytes", tuple(self.crossover_bytes))
 
 
@@ -55,7 +59,8 @@ class Route:
 class Table:
     """The routes of one (device, world size, dtype, mode, multicast), in ascending order of size.
 
-    `device` is "cpu" or a CUDA architecture such as "sm_100"; `source` says where the bounds come from.
+    `device` is "cpu" or a CUDA architecture such as "sm_100"; `source` says where the bounds come from. `incumbent` is
+    the backend that a derived table keeps wherever no other is shown to be more than 3 % faster.
     """
 
     device: str
@@ -65,9 +70,10 @@ class Table:
     multicast: bool
     source: str
     routes: tuple[Route, ...]
+    incumbent: str | None = None
 
     def __post_init__(self):
-        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|sm_\d+", self.device):
+        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|sm_[1-9][0-9]{1,3}", self.device):
             raise UsageError(f'device: {self.device!r} is neither "cpu" nor a CUDA architecture such as "sm_100".')
         _require_count("world_size", self.world_size, least=2)
         for key, valid in (("dtype", DTYPES), ("mode", MODES)):
@@ -79,6 +85,8 @@ class Table:
             raise UsageError(
                 f"source: {self.source!r} does not say where the bounds come from. Name a run or cite a text."
             )
+        if self.incumbent is not None and self.incumbent not in BACKENDS:
+            raise UsageError(f"incumbent: {unknown('backend', str(self.incumbent), BACKENDS)}")
         object.__setattr__(self, "routes", tuple(self.routes))
         _require_ascending(self.routes)
 
@@ -126,11 +134,11 @@ class RoutingTable:
         """Read TOML text; `name` stands for the file in error messages."""
         try:
             document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise UsageError(f"{name}: not valid TOML: {error}") from error
         try:
             _require_keys(document, required={"schema", "table"}, optional=set())
-            if document["schema"] != SCHEMA:
+            if type(document["schema"]) is not int or document["schema"] != SCHEMA:
                 raise UsageError(f"schema: {document['schema']!r} is not {SCHEMA}, the only one this version reads.")
             return cls(tuple(_parse_table(number, raw) for number, raw in _numbered("table", document["table"])))
         except UsageError as error:
@@ -160,16 +168,9 @@ class RoutingTable:
         blocks = [f"schema = {SCHEMA}\n"]
         for table in sorted(self.tables, key=lambda table: table.key):
             lines = ["[[table]]"]
-            lines += [
-                f"{key.name} = {_toml(getattr(table, key.name))}" for key in fields(table) if key.name != "routes"
-            ]
+            lines += _keys(table)
             for route in table.routes:
-                lines += ["", "[[table.route]]"]
-                lines += [
-                    f"{key.name} = {_toml(getattr(route, key.name))}"
-                    for key in fields(route)
-                    if getattr(route, key.name) is not None
-                ]
+                lines += ["", "[[table.route]]", *_keys(route)]
             blocks.append("\n".join(lines) + "\n")
         return "\n".join(blocks)
 
@@ -185,14 +186,20 @@ class RoutingTable:
         return hashlib.sha256(self.dumps().encode()).hexdigest()
 
 
+def _keys(part: "Table | Route") -> list[str]:
+    """The lines of a section: its keys that hold something, but for the routes, which are sections of their own."""
+    values = {key.name: getattr(part, key.name) for key in fields(part) if key.name != "routes"}
+    return [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
+
+
 def _parse_table(number: int, raw: object) -> Table:
     place = f"table {number}"
     try:
-        names = {key.name for key in fields(Table)} - {"routes"}
-        raw = _require_keys(raw, required=names | {"route"}, optional=set())
+        names = {key.name for key in fields(Table)} - {"routes", "incumbent"}
+        raw = _require_keys(raw, required=names | {"route"}, optional={"incumbent"})
         place += f" ({_describe(tuple(raw[key] for key in ('device', 'world_size', 'dtype', 'mode', 'multicast')))})"
         routes = tuple(_parse_route(n, route) for n, route in _numbered("route", raw["route"]))
-        return Table(**{name: raw[name] for name in names}, routes=routes)
+        return Table(**{name: raw[name] for name in names}, routes=routes, incumbent=raw.get("incumbent"))
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
 
@@ -224,8 +231,8 @@ def _require_keys(raw: object, *, required: set[str], optional: set[str]) -> dic
 
 
 def _require_count(key: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{key}: {value!r} is not a whole number of at least {least}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise UsageError(f"{key}: {value!r:.40} is not a whole number of at least {least} and at most 2^62.")
 
 
 def _require_ascending(routes: tuple[Route, ...]) -> None:

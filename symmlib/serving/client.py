@@ -49,7 +49,7 @@ def _run(job: dict, bench) -> int:
         bench(job["arguments"])
         status = 0
     except SystemExit as exit_:
-        status = exit_.code if isinstance(exit_.code, int) else 1
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

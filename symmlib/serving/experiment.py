@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from symmlib.analysis.serving import MAX_BLOCKS, TIERS
 from symmlib.backends import BACKENDS
 from symmlib.errors import UsageError, unknown
+from symmlib.provenance import secret_in
 
 VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
 ARMS = ("router", VLLM_DEFAULT, *BACKENDS)
 MAX_TP = 8  # ranks of one host
+MAX_QPS = 1e5
+MAX_SECONDS = 7 * 86_400
+MAX_TOKENS = 1 << 30
+MAX_SEED = (1 << 32) // 1000 - 1  # `block_seed` of it still fits numpy's 32 bits
 OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
 WARMUP_SEED = 7_919  # far from every block's seed, so that no measured prompt is met during warm-up
 
@@ -53,19 +58,28 @@ class ServingExperiment:
     def __post_init__(self):
         for name in ("tp", "qps", "arms", "server_args"):
             object.__setattr__(self, name, _tuple(name, getattr(self, name)))
-        least = {"input_len": 1, "output_len": 2, "prefix_len": 0, "blocks": 1, "port": 0, "seed": 0}
+        least = {
+            "input_len": 1,
+            "output_len": 2,
+            "max_model_len": 1,
+            "blocks": 1,
+            "prefix_len": 0,
+            "port": 0,
+            "seed": 0,
+        }
         for name in least:
             _whole(name, getattr(self, name), least[name])
         for size in self.tp:
             _whole("tp", size, 2)
-        for name, most in (("tp", MAX_TP), ("blocks", MAX_BLOCKS), ("port", 65535)):
+        limits = {"tp": MAX_TP, "blocks": MAX_BLOCKS, "port": 65535, "max_model_len": MAX_TOKENS, "seed": MAX_SEED}
+        for name, most in limits.items():
             value = max(self.tp) if name == "tp" else getattr(self, name)
             if value > most:
-                raise UsageError(f"{name} {value} is more than {most}, the most there can be.")
+                raise UsageError(f"{name} {_short(value)} is more than {most}, the most there can be.")
         for name in ("duration_s", "ready_timeout_s"):
-            _positive(name, getattr(self, name))
+            _positive(name, getattr(self, name), MAX_SECONDS)
         for rate in self.qps:
-            _positive("qps", rate)
+            _positive("qps", rate, MAX_QPS)
             if self.requests(rate) < 2:
                 raise UsageError(f"{rate:g} requests/s for {self.duration_s:g} s are fewer than 2. Measure longer.")
         self._check_arms()
@@ -77,8 +91,15 @@ class ServingExperiment:
                 "Take more blocks, or tier 'smoke', which gives no verdict."
             )
         for argument in self.server_args:
+            if not isinstance(argument, str):
+                raise UsageError(f"server_args holds {argument!r}, which is no text: quote it.")
             if argument.split("=")[0] in OURS:
                 raise UsageError(f"server_args must not set {argument.split('=')[0]}: the experiment does.")
+        if secret := secret_in(self.server_args):
+            raise UsageError(
+                f"server_args must not set {secret}: they are kept in the run's files. Set an environment variable "
+                "instead (HF_TOKEN); an API key is not needed, the server answers this machine alone."
+            )
         needed = self.input_len + self.output_len
         if self.prefix_len >= self.input_len:
             raise UsageError(f"prefix_len {self.prefix_len} must be less than input_len {self.input_len}, its whole.")
@@ -149,6 +170,12 @@ def _whole(name: str, value, least: int) -> None:
         raise UsageError(f"{name} {value!r} is not a whole number of at least {least}.")
 
 
-def _positive(name: str, value) -> None:
+def _positive(name: str, value, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise UsageError(f"{name} {value!r} is not a positive number.")
+    if value > most:
+        raise UsageError(f"{name} {_short(value)} is more than {most:g}, the most there can be.")
+
+
+def _short(number: int | float) -> str:
+    return f"{number:.10g}" if abs(number) < 1e300 else "of hundreds of digits"

@@ -19,7 +19,6 @@ from symmlib.serving.experiment import VLLM_DEFAULT
 RATE_TOLERANCE = 0.02
 SCHEDULE_TOLERANCE_S = 0.25  # between arms, in the sending of one request: the client may share its cores with servers
 FALLBACKS = 0.01  # the share of all-reduces that may be served by another backend than intended
-BY_TABLE = ("the table's route", "one backend for every size")  # how `routing.router` begins such a reason
 GATE_COLUMNS = ["gate", "cell", "status", "reason"]
 
 
@@ -88,26 +87,29 @@ def no_failed_requests(members: list[Measurement]) -> list[tuple[bool, str]]:
 
 
 def same_schedule(members: list[Measurement]) -> list[tuple[bool, str]]:
-    """Prompts and answers have the same lengths, and were sent at the same times, as in the block's first arm."""
-    first = {}
+    """Prompts and answers have the lengths, and were sent at the times, that most of the block's arms agree on."""
+    blocks: dict[int, list[pd.DataFrame]] = {}
     for member in members:
-        first.setdefault(member.block, member.requests)
-    seen = []
-    for member in members:
-        ours, theirs = member.requests, first[member.block]
-        if len(ours) != len(theirs):
-            seen.append((False, f"{len(ours)} requests here, {len(theirs)} in the block's first arm"))
-            continue
-        lengths = ["input_tokens", "output_tokens"]
-        different = int((ours[lengths] != theirs[lengths]).any(axis=1).sum())
-        # Compared from their medians, so that one late request does not shift all others.
-        apart = (ours["start_s"] - ours["start_s"].median()) - (theirs["start_s"] - theirs["start_s"].median())
-        apart_s = float(apart.abs().max())
-        seen.append((
-            not different and apart_s <= SCHEDULE_TOLERANCE_S,
-            f"{different} requests differ in length; sent at most {apart_s * 1000:.0f} ms apart between arms",
-        ))  # fmt: skip
-    return seen
+        blocks.setdefault(member.block, []).append(member.requests)
+    return [_on_schedule(member.requests, blocks[member.block]) for member in members]
+
+
+def _on_schedule(ours: pd.DataFrame, arms: list[pd.DataFrame]) -> tuple[bool, str]:
+    """Compare with the median over arms: one arm that stumbled is found out, and does not incriminate the others."""
+    count = int(np.median([len(arm) for arm in arms]))
+    if len(ours) != count:
+        return False, f"{len(ours)} requests here, {count} in the block's other arms"
+    alike = [arm for arm in arms if len(arm) == count]
+    lengths = ["input_tokens", "output_tokens"]
+    usual = np.median([arm[lengths] for arm in alike], axis=0)
+    different = int((ours[lengths].to_numpy() != usual).any(axis=1).sum())
+    # From the median of each arm's own times, so that one late request does not shift all others of its arm.
+    sent = np.array([arm["start_s"] - arm["start_s"].median() for arm in alike])
+    apart_s = float(np.abs(ours["start_s"] - ours["start_s"].median() - np.median(sent, axis=0)).max())
+    return (
+        not different and apart_s <= SCHEDULE_TOLERANCE_S,
+        f"{different} requests differ in length; sent at most {apart_s * 1000:.0f} ms off the block's schedule",
+    )
 
 
 def achieved_rate(members: list[Measurement]) -> list[tuple[bool, str]]:
@@ -155,8 +157,8 @@ def _trace(member: Measurement) -> tuple[bool, str]:
 
 
 def _intended(arm: str, call: dict) -> bool:
-    """Whether the arm meant this backend: the router means what its table says, and writes that as the reason."""
-    return call["reason"].startswith(BY_TABLE) if arm == "router" else call["backend"] == arm
+    """Whether the arm meant this backend: the router means whatever its table says."""
+    return call["by_table"] if arm == "router" else call["backend"] == arm
 
 
 def _judge(gates: Gates, gate: str, cell: str, members: list[Measurement], seen: list[tuple[bool, str]]) -> None:

@@ -18,6 +18,7 @@ HIDDEN, LAYERS = 256, 4  # 9 all-reduces a step at TP>1: two a layer and one for
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WHAT_IS_ONE = "Give 'tiny', a directory with a config.json, or a hub id such as meta-llama/Llama-3.1-70B-Instruct."
 _SPECIAL = ("<s>", "</s>")
 _SPACE = "Ġ"  # how byte-level tokenizers write a space
 
@@ -31,25 +32,26 @@ class Model:
     local: bool
 
 
-def find_model(name: str, place: Path) -> Model:
-    """The model that an experiment calls `name`; 'tiny' is made in the directory `place`.
+def find_model(name: str, place: Path | None = None) -> Model:
+    """The model that an experiment calls `name`; 'tiny' is made in the directory `place`, if that is given.
 
     Raises `UsageError` for a directory without a config.json, and for what is neither a directory nor a hub id.
     """
     if name == TINY:
-        return Model(str(make_tiny(place)), dummy=True, local=True)
-    path = Path(name).expanduser()
-    if path.is_dir():
+        return Model(str(make_tiny(place)) if place else TINY, dummy=True, local=True)
+    try:
+        path = Path(name).expanduser()
+        is_there, is_directory = bool(name) and path.exists(), bool(name) and path.is_dir()
+    except (OSError, RuntimeError) as error:  # no right to look, a name too long, a home of nobody
+        raise UsageError(f"cannot look for the model {name!r:.80}: {error}. {_WHAT_IS_ONE}") from None
+    if is_directory:
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} is no model: it has no config.json. Give the directory that holds it, or 'tiny'.")
         return Model(str(path.resolve()), dummy=not any(any(path.glob(kind)) for kind in WEIGHTS), local=True)
-    if path.exists():
+    if is_there:
         raise UsageError(f"{path} is a file. Give the directory that holds the model's config.json.")
     if not _HUB_ID.fullmatch(name):
-        raise UsageError(
-            f"there is no model {name!r}. Give 'tiny', a directory with a config.json, or a hub id such as "
-            "meta-llama/Llama-3.1-70B-Instruct."
-        )
+        raise UsageError(f"there is no model {name!r:.80}. {_WHAT_IS_ONE}")
     return Model(name, dummy=False, local=False)
 
 

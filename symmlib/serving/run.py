@@ -21,6 +21,7 @@ import pandas as pd
 from symmlib.analysis import serving as analysis
 from symmlib.errors import SymmlibError
 from symmlib.progress import duration, say
+from symmlib.routing import RoutingTable
 from symmlib.runs import write_csv, write_json, write_text
 from symmlib.serving import gates, load, server
 from symmlib.serving.experiment import VLLM_DEFAULT, ServingExperiment
@@ -42,8 +43,8 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     own_table = Path(out) / "routing.toml"
-    shutil.rmtree(raw, ignore_errors=True)
     session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session.clear()
     write_json(raw / "experiment.json", {**experiment.as_dict(), "left_out": session.left_out})
     comparison = write_results(session.experiment, [], results)
     with load.Client(raw / "client.log") as client:
@@ -90,16 +91,22 @@ class _Session:
         self.raw = raw
         self.routing_table = routing_table
         self.kind = server.platform()
-        self.model = find_model(experiment.model, raw / "model")
+        self.model = find_model(experiment.model, raw.parent / "model")
         self.left_out = {arm: why for arm in experiment.arms if (why := server.why_not(arm, self.kind))}
         self.experiment = self._without(experiment, self.left_out)
         for tp in experiment.tp:
             server.environment(self.model, "router", tp, self.kind, trace=raw)  # refuses what cannot run
+        if routing_table is not None:
+            RoutingTable.load(routing_table)  # a typo in it would else be found by a server, a minute later
         if any(arm != VLLM_DEFAULT for arm in self.experiment.arms) and not _plugin_installed():
             raise SymmlibError(
                 "vLLM would not find symmlib's plug-in, because symmlib is not installed in this environment "
                 f"({sys.prefix}). Install it there: pip install --no-deps -e ."
             )
+
+    def clear(self) -> None:
+        """Remove what an earlier experiment left; only now that this one is known to be sound."""
+        shutil.rmtree(self.raw, ignore_errors=True)
 
     def servers(self, client: load.Client) -> Iterator[list[Measurement]]:
         """Run server after server; yields everything measured so far after each.

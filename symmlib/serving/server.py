@@ -67,6 +67,7 @@ def environment(
         "SYMMLIB_ALLREDUCE": arm if plugged else None,
         "SYMMLIB_ROUTING_TABLE": str(Path(routing_table).resolve()) if routing_table and arm == "router" else None,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
+        "VLLM_API_KEY": None,  # the server answers this machine alone, and the load generator sends no key
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": HOST,
         "GLOO_SOCKET_IFNAME": "lo",
@@ -185,15 +186,15 @@ class Server:
 
     def end(self, grace_s: float = 10) -> None:
         """End it, and remove the shared memory that it leaves behind. Safe to call again."""
+        if self._turn is None:
+            return  # and its process id may be somebody else's by now
         self._note_memory()
         self._group.end(grace_s)
         for path in self._memory:
             path.unlink(missing_ok=True)
-        self._memory.clear()
-        if self._turn is not None:
-            os.close(self._turn)
-            self._turn = None
-            self._directory.cleanup()
+        os.close(self._turn)
+        self._turn = None
+        self._directory.cleanup()
 
     def __enter__(self) -> "Server":
         return self
@@ -202,7 +203,7 @@ class Server:
         self.end()
 
     def _note_memory(self) -> None:
-        """Remember the shared memory that our processes have mapped: vLLM leaves its `psm_*` when it is ended.
+        """Remember the shared memory that our processes have mapped: vLLM leaves its own behind when it is ended.
 
         Noted while they live, by what each has mapped, so that nobody else's is ever touched.
         """
@@ -211,27 +212,18 @@ class Server:
                 self._memory.update(shared_memory_of(process.pid))
 
     def _log_end(self) -> str:
-        cause = first_error(self._group.log)
+        cause = self._group.first_error()
         first = f"The first error in it: {cause}\n" if cause else ""
         return f"Its log is {self._group.log}. {first}The end of the log:\n{self._group.tail()}"
 
 
 def shared_memory_of(pid: int) -> Iterator[Path]:
-    """Python's shared memory (`/dev/shm/psm_*`) that the process has mapped; none for a process that is gone."""
+    """Python's and vLLM's shared memory that the process has mapped; none for a process that is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             path = line.rpartition(" ")[2]
-            if path.startswith(f"{SHARED_MEMORY}/psm_"):
+            if path.startswith((f"{SHARED_MEMORY}/psm_", f"{SHARED_MEMORY}/vllm_dist_")):
                 yield Path(path)
-
-
-def first_error(log: Path) -> str:
-    """The first line of a log that names an error, without its prefixes: what follows is mostly its consequences."""
-    with contextlib.suppress(OSError):
-        for line in log.read_text(errors="replace").splitlines():
-            if found := re.search(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*))", line):
-                return found[1].strip()[:500]
-    return ""
 
 
 def shell(argv: list[str], env: dict[str, str | None]) -> str:

@@ -32,11 +32,11 @@ class Failing:
         return result
 
 
-def open_failing(names, group, device):
+def open_failing(names, group, device, **options):
     failures = dict(one.split("=") for one in os.environ["TEST_FAILURES"].split(","))
     return {
         name: Failing(backend, failures[name]) if name in failures else backend
-        for name, backend in OPEN(names, group, device).items()
+        for name, backend in OPEN(names, group, device, **options).items()
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from symmlib.allreduce import AllReducePlan, measure
+from symmlib.allreduce import AllReducePlan, measure, read_results
 from symmlib.allreduce.samples import SAMPLE_COLUMNS, read_checks, read_samples
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS
 from symmlib.errors import SymmlibError, UsageError
@@ -52,8 +52,9 @@ def test_real_ranks_are_checked_and_timed_and_files_hold_what_the_plan_asked_for
         samples[samples["bytes"] == 6144].drop_duplicates(["round", "backend"]).groupby("round")["backend"].agg(tuple)
     )
     assert len(set(orders)) > 1, "backends took turns in the same order in every round"
-    saved = pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")
-    assert derive(saved, source="a test").tables == derive(summary, source="a test").tables
+    results = read_results([tmp_path])
+    assert len(results.timed) == len(samples)
+    assert derive(results.timed, source="a test").tables[0].device == "cpu"
 
 
 def test_a_backend_that_raises_or_sums_wrong_costs_its_own_rows(tmp_path, failing):
@@ -87,7 +88,7 @@ def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_
     code = (
         # A shell starts background jobs, and so perhaps these tests, with Ctrl-C ignored, which children inherit.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from symmlib.allreduce import AllReducePlan, measure; "
+        "from symmlib.allreduce import AllReducePlan, measure, read_results; "
         "measure(AllReducePlan(2, 'gloo', '2,16MiB', launches=1), sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

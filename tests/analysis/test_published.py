@@ -42,13 +42,14 @@ def test_a_claim_that_holds_in_part_says_where_it_does_not():
     assert why == "QPS 1 gives 13.6 %, outside 7 to 10 %"
 
 
-def test_a_run_s_own_numbers_stand_beside_the_published_ones():
+def test_a_run_s_own_valid_numbers_stand_beside_the_published_ones():
     keys = {"tp": 2, "qps": 4, "metric": "ttft", "statistic": "mean"}
     summary = pd.DataFrame(
         [{**keys, "block": block, "arm": arm, "value_ms": value + block} for block in (0, 2)
          for arm, value in (("gloo", 30), ("router", 10))]
     )  # fmt: skip
-    comparison = pd.DataFrame([{**keys, "baseline": "gloo", "treatment": "router", "ratio": 0.4}])
+    row = {**keys, "baseline": "gloo", "treatment": "router", "ratio": 0.4, "verdict": "faster"}
+    comparison = pd.DataFrame([row, {**row, "qps": 8, "verdict": "invalid"}])
     own = published.own_reductions(summary, comparison)
     beside = published.side_by_side(published.load(), own)
     assert len(beside) == 7

@@ -32,6 +32,11 @@ def summary(times: dict[str, list[float]], metric="tpot", tp=2, qps=4) -> pd.Dat
     return pd.DataFrame(rows).assign(requests=32, note="")
 
 
+def cells(router: dict[float, list[float]], gloo: list[float]) -> pd.DataFrame:
+    """A summary in which `router` has its own times at each QPS, and gloo the same at all."""
+    return pd.concat([summary({"gloo": gloo, "router": times}, qps=qps) for qps, times in router.items()])
+
+
 def test_latencies_of_a_request_are_vllms():
     frame = serving.requests(RESULT)
     assert list(frame["start_s"]) == [0.0, 0.5, 1.0]
@@ -106,16 +111,97 @@ def test_a_verdict_is_read_off_the_interval_against_three_percent(router, verdic
 
 def test_one_block_gives_no_interval_and_no_verdict():
     row = serving.compare(summary({"gloo": [10], "router": [1]}), [("gloo", "router")]).iloc[0]
-    assert (row["tier"], row["verdict"], row["p_value"]) == ("smoke", "inconclusive", 1)
+    assert (row["tier"], row["verdict"], row["p_value"]) == ("smoke", "none", 1)
     assert math.isnan(row["ci_low"]) and math.isnan(row["ci_high"])
     assert row["ratio"] == pytest.approx(0.1)
+
+
+def test_two_blocks_have_a_t_interval_but_are_a_smoke_run_all_the_same():
+    row = serving.compare(summary({"gloo": [10, 10], "router": [1, 1.1]}), [("gloo", "router")]).iloc[0]
+    assert (row["blocks"], row["tier"], row["verdict"]) == (2, "smoke", "none")
+    assert math.isnan(row["ci_low"])
+
+
+def test_cells_of_one_block_each_give_no_verdict_either():
+    table = serving.compare(cells({4: [1], 8: [1]}, gloo=[10]), [("gloo", "router")])
+    assert (table["verdict"] == "none").all() and (table["p_value"] == 1).all() and table["ci_low"].isna().all()
+
+
+def test_a_statistic_that_nobody_has_is_no_comparison_and_widens_no_interval():
+    table = serving.compare(cells({4: [5, 5.1, 5.2], 8: [math.nan] * 3}, gloo=[10] * 3), [("gloo", "router")])
+    alone = serving.compare(cells({4: [5, 5.1, 5.2]}, gloo=[10] * 3), [("gloo", "router")])
+    assert table["ci_high"].iloc[0] == alone["ci_high"].iloc[0]
+    missing = table.iloc[1]
+    assert (missing["blocks"], missing["verdict"], missing["note"]) == (0, "none", "n too small")
+    assert math.isnan(missing["ratio"]) and math.isnan(missing["p_value"])
+
+
+def test_without_measurements_there_is_a_table_without_rows():
+    table = serving.compare(pd.DataFrame(columns=serving.SUMMARY_COLUMNS), [("gloo", "router")])
+    assert table.empty and list(table.columns) == serving.COMPARISON_COLUMNS
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_intervals_of_all_cells_together_have_ninety_five_percent(count):
+    qps = dict.fromkeys(range(1, count + 1), [5, 2.5, 5])
+    table = serving.compare(cells(qps, gloo=[10, 10, 10]), [("gloo", "router")])
+    d = np.log([0.5, 0.25, 0.5])
+    tail = 0.05 / count / 2
+    t = (1 - 2 * tail) * math.sqrt(
+        2 / (4 * tail * (1 - tail))
+    )  # the quantile of Student's t, in closed form for 2 d.f.
+    half = t * d.std(ddof=1) / math.sqrt(3)
+    assert len(table) == count
+    assert table["ci_low"].to_numpy() == pytest.approx(math.exp(d.mean() - half))
+    assert table["ci_high"].to_numpy() == pytest.approx(math.exp(d.mean() + half))
+
+
+def test_what_one_cell_alone_would_decide_two_cells_leave_open():
+    router = 10 * np.exp(-0.1 + np.array([-0.024, 0, 0.024]))  # a mean of -0.1, a standard deviation of 0.024
+    # One cell: -0.1 + 4.303 * 0.024 / sqrt(3) = -0.040, beyond -ln 1.03 = -0.030. Two: -0.1 + 6.205 * ... = -0.014.
+    alone = serving.compare(cells({4: router}, gloo=[10] * 3), [("gloo", "router")])
+    both = serving.compare(cells({4: router, 8: router}, gloo=[10] * 3), [("gloo", "router")])
+    assert alone["verdict"].to_list() == ["faster"]
+    assert both["verdict"].to_list() == ["inconclusive", "inconclusive"]
+
+
+def test_other_metrics_and_other_arms_are_other_families():
+    times = cells({4: [5, 5.1, 5.2]}, gloo=[10] * 3)
+    shm = times[times["arm"] == "router"].assign(arm="vllm/shm")
+    more = pd.concat([times, shm, times.assign(metric="ttft")])
+    pairs = [("gloo", "router"), ("gloo", "vllm/shm")]
+    columns = ["ci_low", "ci_high", "p_value"]
+    (alone,) = serving.compare(times, pairs[:1])[columns].to_numpy()
+    for row in serving.compare(more, pairs)[columns].to_numpy():
+        assert row == pytest.approx(alone)
+
+
+def test_an_invalid_cell_still_counts_so_that_a_gate_makes_no_other_cell_bolder():
+    times = cells({4: [5, 5.1, 5.2], 8: [5, 5.1, 5.2]}, gloo=[10] * 3)
+    sound = serving.compare(times, [("gloo", "router")])
+    gated = serving.compare(times, [("gloo", "router")], invalid={(2, 8, "gloo"): "rate: too slow"})
+    assert gated["verdict"].to_list() == ["faster", "invalid"]
+    assert gated[["ci_low", "p_value"]].equals(sound[["ci_low", "p_value"]])
+
+
+def test_the_p_of_every_cell_is_adjusted_by_holm():
+    gloo, same, flipped = [10] * 6, [5] * 6, [5] * 5 + [20]
+    # Of 64 flips: all signs alike has 2 as extreme, one sign apart 2 + 12. Times 3, 2 (but no less than before), 1.
+    table = serving.compare(cells({1: flipped, 4: same, 8: same}, gloo=gloo), [("gloo", "router")]).set_index("qps")
+    assert table["p_value"].to_dict() == pytest.approx({1: 14 / 64, 4: 3 * 2 / 64, 8: 3 * 2 / 64})
+
+
+def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
+    p = pd.Series([0.04, math.nan, 0.01, 0.03, 0.7])
+    assert serving.holm(p).tolist() == pytest.approx([0.09, math.nan, 0.04, 0.09, 0.7], nan_ok=True)
+    assert serving.holm(pd.Series([0.6, 0.6])).tolist() == [1, 1]
 
 
 def test_blocks_earn_a_tier_but_never_more_than_was_asked_for():
     times = summary({"gloo": [10] * 6, "router": [9] * 6})
     assert serving.compare(times, [("gloo", "router")])["tier"].item() == "standard"
     assert serving.compare(times, [("gloo", "router")], tier="quick")["tier"].item() == "quick"
-    assert serving.compare(times, [("gloo", "router")], tier="smoke")["verdict"].item() == "inconclusive"
+    assert serving.compare(times, [("gloo", "router")], tier="smoke")["verdict"].item() == "none"
     assert serving.tier_of(2) == "smoke"
 
 

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from symmlib.analysis import verdicts
+from symmlib.analysis import fastest, verdicts
 
 
 def compared(treatment="router", verdict="faster", ratio=0.19, qps=4, metric="tpot", **changes) -> dict:
@@ -42,7 +42,7 @@ def test_cells_that_agree_share_a_sentence():
     sentences = said(compared(qps=4), compared(qps=8, ratio=0.2))
     assert len(sentences) == 1
     assert "5.0x to 5.3x faster" in sentences[0] and "QPS 4 and 8" in sentences[0]
-    assert "intervals within 0.17 to 0.23" in sentences[0]
+    assert "simultaneous 95 % intervals within 0.17 to 0.23" in sentences[0]
 
 
 def test_six_blocks_are_not_preliminary():
@@ -81,27 +81,77 @@ def test_a_gain_per_token_that_costs_the_first_token_is_said_so():
     assert "where time per token counts for more than the first token" in sentences[0]
 
 
-def test_a_smoke_run_gives_no_verdict():
-    rows = [compared(tier="smoke", blocks=1, ci_low=math.nan, ci_high=math.nan, verdict="inconclusive")]
+@pytest.mark.parametrize(("blocks", "words"), [(1, "1 block"), (2, "2 blocks")])
+def test_a_smoke_run_gives_no_verdict_and_says_how_many_blocks_it_has(blocks, words):
+    rows = [compared(tier="smoke", blocks=blocks, ci_low=math.nan, ci_high=math.nan, verdict="none")]
     (sentence,) = said(*rows)
-    assert "no verdict" in sentence and "TPOT ratio 0.19" in sentence
+    assert "no verdict" in sentence and "TPOT ratio 0.19" in sentence and f"({words})" in sentence
     assert "Use SYMMLIB" not in sentence
     assert verdicts.headline(pd.DataFrame(rows)) == "Smoke run: no verdict"
+    assert verdicts.certainty(pd.DataFrame(rows)) == f"no verdict: {words}"
+
+
+def test_a_cell_of_too_few_blocks_beside_a_judged_one_is_undecided():
+    few = compared(qps=8, tier="smoke", blocks=2, ci_low=math.nan, ci_high=math.nan, verdict="none")
+    first, second = said(compared(qps=4), few)
+    assert first.endswith("Use SYMMLIB_ALLREDUCE=router at TP=2, QPS 4; measure more blocks for the rest.")
+    assert "undecided" in second and "QPS 8" in second
+    assert verdicts.headline(pd.DataFrame([compared(qps=4), few])) == (
+        "Per token the router is faster than gloo in 1 of 2 cells"
+    )
+    assert verdicts.certainty(pd.DataFrame([compared(qps=4), few])) == "preliminary: 2 to 3 blocks"
+
+
+@pytest.mark.parametrize(
+    ("found", "headline"),
+    [
+        (["faster", "equivalent", "equivalent"], "Per token the router is faster than gloo in 1 of 3 cells"),
+        (["faster", "faster", "inconclusive"], "Per token the router is faster than gloo in 2 of 3 cells"),
+        (["equivalent", "slower", "equivalent"], "Per token the router is slower than gloo in 1 of 3 cells"),
+        (["inconclusive", "equivalent", "inconclusive"], "Per token the router is as fast as gloo in 1 of 3 cells"),
+        (["faster", "slower", "equivalent"], "It depends on the load whether the router is faster than gloo"),
+    ],
+)
+def test_a_headline_counts_the_cells_with_the_verdict_that_it_names(found, headline):
+    rows = [compared(qps=qps, verdict=verdict) for qps, verdict in zip((1, 4, 8), found, strict=True)]
+    assert verdicts.headline(pd.DataFrame(rows)) == headline
 
 
 def test_invalid_cells_are_named_with_the_reason_and_lend_nothing_to_the_verdict():
     broken = compared(qps=8, verdict="invalid", ratio=0.01, note="the rate reached was 6.1 of 8")
     sentences = said(compared(qps=4), broken)
-    assert sentences[-1] == "No verdict at TP=2, QPS 8, which is invalid: the rate reached was 6.1 of 8."
+    assert sentences[-1] == ("Invalid, so no verdict, at TP=2, QPS 8: the rate reached was 6.1 of 8. Mend that first.")
     assert "QPS 8" not in sentences[0]
+
+
+def test_an_invalid_arm_is_named_where_others_are_judged():
+    broken = compared("vllm/shm", qps=8, verdict="invalid", note="achieved rate: sent 6.1 requests/s")
+    sentences = said(compared(qps=4), compared(qps=8), compared("vllm/shm", qps=4), broken)
+    assert sentences[-1].startswith("Invalid, so no verdict, on vllm/shm at TP=2, QPS 8: gate “achieved rate” failed")
 
 
 def test_where_every_cell_is_invalid_that_comes_first_with_the_gates_reason():
     gates = pd.DataFrame([{"gate": "trace", "cell": "x", "status": "invalid", "reason": "gloo served 12 calls"}])
     (sentence,) = said(compared(verdict="invalid", ratio=math.nan), gates=gates)
     assert sentence.startswith("No verdict, because every cell is invalid")
-    assert "gate “trace”: gloo served 12 calls" in sentence
+    assert "gate “trace” failed in 1 measurement (gloo served 12 calls)" in sentence
     assert verdicts.headline(pd.DataFrame([compared(verdict="invalid")])) == "No verdict: every cell is invalid"
+    assert verdicts.certainty(pd.DataFrame([compared(verdict="invalid")])) == ""
+
+
+def test_many_failed_checks_are_summed_up_in_a_short_sentence():
+    late = [
+        f"0 requests differ in length; sent at most {ms} ms off the block's schedule" for ms in range(280, 1280, 50)
+    ]
+    gates = pd.DataFrame([{"gate": "same schedule", "cell": "x", "status": "invalid", "reason": why} for why in late])
+    (sentence,) = said(
+        *(compared(qps=qps, verdict="invalid", note=f"same schedule: {late[0]}") for qps in (4, 8)), gates=gates
+    )
+    assert sentence == (
+        "No verdict, because every cell is invalid (TP=2, QPS 4 and 8): gate “same schedule” failed in 20 measurements "
+        "(at worst: sent at most 1230 ms off the block's schedule). Measure on a machine that does nothing else, or at "
+        "lower rates."
+    )
 
 
 def test_another_arm_is_compared_with_the_router():
@@ -109,6 +159,49 @@ def test_another_arm_is_compared_with_the_router():
     assert sentences[1] == (
         "vllm/shm is faster than gloo (TPOT ratio 0.20); per token it cannot be told apart from the router."
     )
+
+
+def test_a_peer_whose_verdicts_differ_is_still_compared_by_all_rows():
+    arms = [compared(), compared(metric="ttft", ratio=0.33)]
+    peers = [compared("vllm/shm", ratio=0.2), compared("vllm/shm", metric="ttft", ratio=1, verdict="inconclusive")]
+    direct = compared(ratio=0.95, baseline="vllm/shm", treatment="router")  # their intervals alone would not tell
+    assert said(*arms, *peers, direct)[-1] == (
+        "vllm/shm against gloo: per token faster, to the first token inconclusive (TPOT ratio 0.20, TTFT ratio "
+        "1.000); per token the router is faster still."
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "relation"),
+    [
+        (["inconclusive", "inconclusive"], "it cannot be told apart from the router"),
+        (["faster", "inconclusive"], "it depends on the cell how it compares with the router"),
+        (["faster", "slower"], "it depends on the cell how it compares with the router"),
+        (["equivalent", "faster"], "it depends on the cell how it compares with the router"),
+        (["equivalent", "equivalent"], "the router is as fast"),
+    ],
+)
+def test_how_a_peer_stands_to_the_router_says_no_more_than_the_cells(found, relation):
+    arms = [compared(arm, qps=qps) for arm in ("router", "vllm/shm") for qps in (4, 8)]
+    direct = [
+        compared(qps=qps, ratio=0.95, verdict=verdict, baseline="vllm/shm")
+        for qps, verdict in zip((4, 8), found, strict=True)
+    ]
+    assert said(*arms, *direct)[-1].endswith(f"; per token {relation}.")
+
+
+def test_of_several_arms_faster_than_the_router_the_fastest_leads():
+    arms = [compared(ratio=0.5), compared("vllm/shm", ratio=0.3), compared("host/one_shot", ratio=0.1)]
+    assert verdicts.headline(pd.DataFrame(arms)) == "Use host/one_shot: 10x faster per token than gloo"
+    assert all("host/one_shot is faster still" in sentence for sentence in said(*arms)[1:])
+
+
+def test_comparisons_that_contradict_each_other_are_told_as_they_are():
+    arms = [compared(ratio=0.5), compared("vllm/shm", ratio=0.3), compared("host/one_shot", ratio=0.1)]
+    odd = compared(ratio=0.9, verdict="faster", baseline="host/one_shot", treatment="router")
+    lead, router, _ = said(*arms, odd)
+    assert lead.endswith("Use SYMMLIB_ALLREDUCE=host/one_shot.")
+    assert router.endswith("; per token it is faster than host/one_shot.")
 
 
 def test_an_arm_that_is_faster_beyond_doubt_takes_the_router_s_place():
@@ -144,6 +237,14 @@ def test_the_all_reduce_sentence_speaks_of_64_kib():
     assert verdicts.headline(None, summary) == "Fastest all-reduce at 64 KiB: host/one_shot"
 
 
+def test_where_modes_differ_the_all_reduce_sentences_name_them():
+    summary = pd.DataFrame([measured("nccl", 65536, 20, mode=mode) for mode in ("eager", "graph")])
+    assert [line.split(" in ")[0] for line in verdicts.sentences(None, summary)] == [
+        "nccl sums 64 KiB over 2 ranks (eager mode)",
+        "nccl sums 64 KiB over 2 ranks (graph mode)",
+    ]
+
+
 def test_backends_within_three_per_cent_are_called_level():
     summary = pd.DataFrame(
         [measured("gloo", 65536, 205), measured("host/one_shot", 65536, 33.1), measured("host/two_shot", 65536, 32.9)]
@@ -158,6 +259,28 @@ def test_a_backend_with_wrong_sums_is_warned_of_and_never_praised():
     first, second = verdicts.sentences(None, summary)
     assert first.startswith("host/one_shot gave wrong sums (at 64 KiB)")
     assert second.startswith("gloo sums 64 KiB")
+
+
+def test_a_backend_that_failed_is_never_the_fastest_however_short_its_times():
+    failed = measured("host/one_shot", 65536, 3.1, status="failed", reason="rank 1 died in launch 2")
+    summary = pd.DataFrame([measured("gloo", 65536, 205), failed])
+    assert verdicts.headline(None, summary) == "Fastest all-reduce at 64 KiB: gloo"
+    assert len(fastest.usable(summary)) == 1
+
+
+def test_of_level_backends_the_one_that_stays_level_longest_is_called_the_fastest():
+    times = {"host/one_shot": (10.1, 20, 40), "host/two_shot": (10, 21, 41)}
+    summary = pd.DataFrame(
+        [
+            measured(name, size, time)
+            for name in times
+            for size, time in zip((1024, 65536, 1 << 20), times[name], strict=True)
+        ]
+    )
+    assert fastest.by_size(summary).backend.to_list() == ["host/one_shot"] * 3
+    assert fastest.level(summary[summary.bytes == 1024]).backend.to_list() == ["host/two_shot", "host/one_shot"]
+    (best,) = fastest.per_setting(summary[summary.bytes < 65536])
+    assert (best["backend"], best["level"]) == ("host/two_shot", ["host/one_shot"])
 
 
 def test_nothing_measured_is_said():

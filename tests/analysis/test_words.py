@@ -38,3 +38,15 @@ def test_cells_are_named_by_their_load():
     two_tps = pd.DataFrame({"tp": [4, 8, 8], "qps": [1, 5, 10]})
     assert words.cells(one_tp) == "TP=2, QPS 4 and 8"
     assert words.cells(two_tps) == "TP=4 (QPS 1) and TP=8 (QPS 5 and 10)"
+
+
+@pytest.mark.parametrize(
+    ("gbps", "expected"), [(0.9781, "0.978 GB/s"), (5.987, "5.99 GB/s"), (99.4, "99.4 GB/s"), (1013.2, "1013 GB/s")]
+)
+def test_bandwidths_have_three_digits_and_no_exponent(gbps, expected):
+    assert words.bandwidth(gbps) == expected
+
+
+@pytest.mark.parametrize(("counts", "expected"), [([1], "1 block"), ([3, 3], "3 blocks"), ([2, 3], "2 to 3 blocks")])
+def test_blocks_are_counted(counts, expected):
+    assert words.blocks(pd.DataFrame({"blocks": counts})) == expected

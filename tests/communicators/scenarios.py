@@ -103,7 +103,6 @@ def peer_ends_well(rank, world_size):
     backend = communicator.backends["host/one_shot"]
     if rank == 1:  # publish, then leave without waiting for the others' parts
         communicator._state[communicator._module.PATIENCE] = 0
-        communicator._state[communicator._module.OFFSET] = 0
         tensor = torch.ones(8)
         signature = (8 << 8) | (communicator._codes[tensor.dtype] << 4) | 1
         address = tensor.data_ptr()
@@ -170,7 +169,7 @@ def routes(rank, world_size):
         result[name] = [decision.backend, decision.reason, bool((total == world_size).all())]
     invariant = Router(dist.group.WORLD, tables, device="cpu", batch_invariant=True)
     result["invariant"] = [invariant.route(tensors["small"]).backend, invariant.route(tensors["large"]).backend]
-    result["counted"] = sorted(key[0] for key in router.trace.calls)
+    result["counted"] = sorted(one.decision.backend for one in router.trace.served if one.calls)
     result["explained"] = router.explain().served_by.tolist()
     router.close()
     return result
@@ -183,6 +182,72 @@ def tables_differ(rank, world_size):
         Router(dist.group.WORLD, tables, device="cpu")
     except SymmlibError as error:
         return f"{type(error).__name__}: {error}"
+
+
+def _cpu_table(world_size, *entries, dtype="bfloat16"):
+    return RoutingTable((Table("cpu", world_size, dtype, "eager", False, "a test", entries),))
+
+
+def settings_differ(rank, world_size):
+    """One rank wants batch invariance."""
+    try:
+        Router(dist.group.WORLD, _cpu_table(world_size, Route(None, "gloo")), device="cpu", batch_invariant=rank == 1)
+    except SymmlibError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def router_without_a_feature(rank, world_size):
+    """One rank lacks what the host backends need: all ranks fall back, for the same reason."""
+    if rank == 1:
+        del os.memfd_create
+    router = Router(dist.group.WORLD, _cpu_table(world_size, Route(None, "host/one_shot")), device="cpu")
+    total = router.all_reduce(torch.ones(8, dtype=torch.bfloat16))
+    return [router.route(total).backend, router.route(total).reason, float(total[0])]
+
+
+def router_with_a_slow_rank(rank, world_size):
+    """The last rank comes late, but within the time-out."""
+    if rank == world_size - 1:
+        time.sleep(1.0)  # the very lateness that is tested
+    router = Router(dist.group.WORLD, _cpu_table(world_size, Route(None, "host/one_shot")), device="cpu", timeout_s=30)
+    return float(router.all_reduce(torch.ones(8, dtype=torch.bfloat16))[0])
+
+
+def router_without_a_rank(rank, world_size):
+    """The last rank dies, or lives and makes no router; what the others say, and how long it took."""
+    return _missing(rank == world_size - 1, dies=True)
+
+
+def router_with_a_rank_that_never_comes(rank, world_size):
+    return _missing(rank == world_size - 1, dies=False)
+
+
+def _missing(is_missing, *, dies):
+    if is_missing and dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if is_missing:
+        time.sleep(6)  # longer than the others' patience
+        return "elsewhere"
+    started = time.monotonic()
+    try:
+        Router(dist.group.WORLD, device="cpu", timeout_s=2)
+    except SymmlibError as error:
+        return {"said": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - started}
+
+
+def batch_invariance(rank, world_size):
+    """A row's sum, alone and among 63 others, by routes of two backends and by one: are the bits the same?"""
+    rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(rank)).to(torch.bfloat16)
+    table = _cpu_table(world_size, Route(1024, "gloo"), Route(None, "host/two_shot"))
+    same = {}
+    for invariant in (False, True):
+        router = Router(dist.group.WORLD, table, device="cpu", batch_invariant=invariant)
+        together = router.all_reduce(rows)
+        alone = torch.cat([router.all_reduce(row) for row in rows.split(1)])
+        few = torch.cat([router.all_reduce(part) for part in rows.split(5)])
+        same[str(invariant)] = bool(torch.equal(together, alone) and torch.equal(together, few))
+        router.close()
+    return same
 
 
 def main():
@@ -202,6 +267,7 @@ def run(name, rank, world_size, directory):
     try:
         store = f"file://{directory / 'store'}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+        dist.barrier()  # all have found each other before the first one can end
         try:
             answer = globals()[name](rank, world_size)
         except SymmlibError as error:

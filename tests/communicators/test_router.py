@@ -1,5 +1,7 @@
 """The router with real ranks: sizes to backends, everything else to the fallback, and one table for all."""
 
+import pytest
+
 
 def test_sizes_go_where_the_table_says_and_the_rest_to_the_fallback_with_a_reason(ranks):
     first, second = ranks("routes")
@@ -10,7 +12,7 @@ def test_sizes_go_where_the_table_says_and_the_rest_to_the_fallback_with_a_reaso
     assert backend["large"] == "host/one_shot"
     assert backend["middle"] == "gloo" and "triton/one_shot is unavailable" in reason["middle"]
     assert backend["strided"] == "gloo" and "not contiguous" in reason["strided"]
-    assert backend["no table"] == "gloo" and "no table for torch.float16" in reason["no table"]
+    assert backend["no table"] == "gloo" and "no table for cpu, world size 2, torch.float16" in reason["no table"]
     assert backend["integers"] == "gloo"
     assert all(first[kind][2] for kind in ("small", "middle", "large", "strided", "no table", "integers"))
 
@@ -29,3 +31,34 @@ def test_ranks_with_different_tables_all_get_the_same_error(ranks):
     first, second = ranks("tables_differ")
     assert first == second
     assert first.startswith("RanksDisagree: the ranks' routers differ in table (rank 0: ")
+
+
+def test_ranks_with_different_settings_all_get_the_same_error(ranks):
+    first, second = ranks("settings_differ")
+    assert first == second
+    assert first.startswith("RanksDisagree: the ranks' routers differ in batch_invariant (rank 0: False, rank 1: True)")
+
+
+def test_a_feature_that_one_rank_lacks_sends_all_ranks_to_the_fallback_for_one_reason(ranks):
+    first, second = ranks("router_without_a_feature")
+    assert first == second
+    backend, reason, total = first
+    assert (backend, total) == ("gloo", 2.0)
+    assert "host/one_shot is unavailable: rank 1: " in reason
+
+
+def test_a_slow_rank_is_waited_for(ranks):
+    assert ranks("router_with_a_slow_rank", 3) == [3.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize("scenario", ["router_without_a_rank", "router_with_a_rank_that_never_comes"])
+def test_a_missing_rank_is_an_error_on_all_others_in_bounded_time(ranks, scenario):
+    *others, _ = ranks(scenario, 3)
+    for answer in others:
+        assert answer["said"].startswith("RankLost: not every rank made its router within 2 s")
+        assert answer["seconds"] < 30
+
+
+def test_a_batch_invariant_router_gives_a_row_the_same_bits_in_any_batch_and_routes_by_size_do_not(ranks):
+    for answer in ranks("batch_invariance", 3):
+        assert answer == {"False": False, "True": True}

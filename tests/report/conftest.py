@@ -101,11 +101,18 @@ def reported_run(tmp_path_factory, tables):
 
 @pytest.fixture(scope="session")
 def tables(allreduce_summary, serving_summary, comparison, gates) -> dict[str, pd.DataFrame]:
+    setting = {"world_size": 2, "dtype": "bfloat16", "mode": "eager"}
     return {
         "allreduce_summary": allreduce_summary,
         "serving_summary": serving_summary,
         "comparison": comparison,
         "gates": gates,
+        "regret": pd.DataFrame(
+            [{**setting, "bytes": 65538, "chosen": "host/one_shot", "best": "gloo", "regret": 0.02}]
+        ),
+        "router_cost": pd.DataFrame(
+            [{**setting, "bytes": 1024, "backend": "host/one_shot", "ratio": 1.02, "ci_low": 1.01, "ci_high": 1.03}]
+        ),
     }
 
 
@@ -128,6 +135,9 @@ def _whole_run(directory, tables):
     run = _bare_run(directory)
     for name, table in tables.items():
         write_csv(run / "results" / f"{name}.csv", table)
+    held_out = tables["allreduce_summary"]
+    held_out = held_out[held_out.bytes == held_out.bytes.min()].assign(bytes=65538)
+    write_csv(run / "check" / "results" / "allreduce_summary.csv", held_out)
     routes = (Route(1 << 16, "host/one_shot"), Route(None, "host/two_shot"))
     RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, f"run {RUN_ID}", routes),)).save(run / "routing.toml")
     write_text(run / "params.yaml", "name: synthetic\nparameters: {02_allreduce: {}, 03_routing: {}, 04_serving: {}}\n")

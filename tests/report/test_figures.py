@@ -1,9 +1,10 @@
 import itertools
+import re
 
 import pandas as pd
 import pytest
 
-from symmlib.analysis import published
+from symmlib.analysis import published, serving
 from symmlib.report import figures, style, svg
 from symmlib.routing import RoutingTable, show
 
@@ -13,6 +14,8 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 @pytest.fixture
 def drawn(allreduce_summary, serving_summary, comparison) -> dict:
     """Every figure, as a function of `compact`."""
+    sizes = sorted(allreduce_summary.bytes.unique())
+    regret = pd.DataFrame({"bytes": sizes, "chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01})
     cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
     return {
         "latency": lambda **options: figures.latency(allreduce_summary, **options),
@@ -20,6 +23,7 @@ def drawn(allreduce_summary, serving_summary, comparison) -> dict:
         "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
         "effects": lambda **options: figures.effects(comparison, **options),
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
+        "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
         "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
     }
 
@@ -66,10 +70,24 @@ def test_a_notebook_shows_the_titled_picture_and_words_where_it_cannot(drawn):
     assert metadata["image/svg+xml"]["alt"] == figure.alt
 
 
+def test_the_title_the_key_and_the_panels_of_a_picture_stand_below_each_other(drawn):
+    figure = drawn["published_pr20759"]()
+    texts = re.findall(r'<text[^>]* y="([0-9.]+)"[^>]*>([^<]+)', svg.titled(figure, "svg").decode())
+    y = {words: float(height) for height, words in texts}
+    key = [y[text.get_text()] for text in figure.legends[0].get_texts()]
+    assert y[figure.finding] + 8 < min(key) and max(key) + 8 < y[figure.axes[0].get_title(loc="left")]
+
+
 def test_wrong_sums_and_absent_backends_are_not_drawn(allreduce_summary):
     lying = allreduce_summary.assign(wrong=allreduce_summary.wrong.where(allreduce_summary.backend != "vllm/shm", 3))
     picture = svg.inline(figures.latency(lying), "x")
     assert "vllm/shm" not in picture and "symm_mem" not in picture
+
+
+def test_a_backend_that_failed_is_not_drawn_where_it_failed(allreduce_summary):
+    failed = (allreduce_summary.backend == "host/one_shot") & (allreduce_summary.bytes == 1024)
+    some = allreduce_summary.assign(status=allreduce_summary.status.mask(failed, "failed"))
+    assert figures.latency(some).finding.startswith("Fastest: host/two_shot up to 1 KiB, host/one_shot up to 64 KiB")
 
 
 def test_where_nothing_ran_the_figure_says_so(allreduce_summary, comparison):
@@ -80,13 +98,67 @@ def test_where_nothing_ran_the_figure_says_so(allreduce_summary, comparison):
 
 def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
     once = comparison.assign(tier="smoke", blocks=1, ci_low=float("nan"), ci_high=float("nan"))
-    assert "no interval and no verdict" in figures.effects(once).finding
+    assert "seen in 1 block of tier smoke: no interval and no verdict" in figures.effects(once).finding
+    assert "seen in 2 blocks" in figures.effects(once.assign(blocks=2)).finding
+
+
+def test_the_effects_show_the_band_that_verdicts_are_read_against(comparison):
+    figure = figures.effects(comparison)
+    for axes in figure.axes:
+        (band,) = axes.patches
+        assert serving.verdict(band.get_x(), band.get_x() + band.get_width()) == "equivalent"
+        assert serving.verdict(band.get_x() - 1e-6, 1) == serving.verdict(1, band.get_x() + 1e-6 + band.get_width())
+        assert serving.verdict(band.get_x() - 1e-6, 1) == "inconclusive"
+    assert "band ±3 %" in figure.reading
 
 
 def test_several_settings_and_tensor_parallel_sizes_get_panels_of_their_own(allreduce_summary, serving_summary):
     four = pd.concat([allreduce_summary, allreduce_summary.assign(world_size=4)])
     assert len(figures.latency(four).axes) == 2
     assert len(figures.ttft_tpot(pd.concat([serving_summary, serving_summary.assign(tp=4)])).axes) == 4
+
+
+def test_a_finding_about_one_of_several_settings_names_it(allreduce_summary):
+    four = pd.concat([allreduce_summary, allreduce_summary.assign(world_size=4)])
+    assert figures.latency(four).finding.startswith("2 ranks, bfloat16, eager: fastest: host/one_shot")
+    assert figures.bus_bandwidth(four).finding.startswith("2 ranks, bfloat16, eager: peak bus bandwidth")
+    assert not figures.latency(allreduce_summary).finding.startswith("2 ranks")
+
+
+def test_an_incumbent_that_is_sometimes_best_is_not_called_one_times_slower(allreduce_summary):
+    gloo_wins = (allreduce_summary.backend == "gloo") & (allreduce_summary.bytes == 1 << 20)
+    mixed = allreduce_summary.assign(median_us=allreduce_summary.median_us.mask(gloo_wins, 10))
+    assert figures.latency(mixed).finding.endswith("gloo above, up to 167x faster than gloo")
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_route_too_narrow_for_its_name_is_named_in_a_key(compact):
+    wide = [{"from_bytes": 0, "to_bytes": 1 << 16, "backend": "host/one_shot"}]
+    narrow = [{"from_bytes": 1 << 16, "to_bytes": 1 << 17, "backend": "host/two_shot"}]
+    last = [{"from_bytes": 1 << 17, "to_bytes": float("nan"), "backend": "host/one_shot"}]
+    setting = {"device": "cpu", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "multicast": False}
+    routes = pd.DataFrame([{**setting, **row} for row in wide + narrow + last])
+    names = [text.get_text().replace("\n", "") for text in figures.routes(routes, compact=compact).axes[0].texts]
+    assert "host/one_shot" in names and "host/two_shot" not in names
+    (key,) = figures.routes(routes, compact=compact).legends
+    assert [text.get_text() for text in key.get_texts()] == ["host/one_shot", "host/two_shot"]
+    assert not figures.routes(routes.query("backend == 'host/one_shot'"), compact=compact).legends
+
+
+@pytest.mark.parametrize("reach", [1.01, 1.13, 1.3, 1.9, 3, 8, 30])
+def test_the_effects_axis_has_a_tick_at_no_change_and_few_others(comparison, reach):
+    axes = figures.effects(comparison.assign(ratio=1 / reach, ci_low=1 / reach, ci_high=reach)).axes[0]
+    ticks = list(axes.xaxis.get_majorticklocs())
+    assert 1 in ticks and 2 <= len(ticks) <= 5
+
+
+def test_the_effects_leave_invalid_cells_out_and_head_each_pair(comparison):
+    broken = (comparison.treatment == "vllm/shm") & (comparison.qps == 8)
+    figure = figures.effects(comparison.assign(verdict=comparison.verdict.mask(broken, "invalid")))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["QPS 4", "QPS 8", "QPS 4"]
+    assert [text.get_text() for text in axes.texts] == ["router / gloo", "vllm/shm / gloo"]
+    assert figure.finding == "Against gloo: router faster in all 4 comparisons; vllm/shm faster in all 2 comparisons"
 
 
 def test_backends_of_one_machine_differ_in_colour_marker_and_dash():

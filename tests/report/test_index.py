@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -45,6 +46,15 @@ def test_failed_and_unreadable_runs_are_listed_with_the_reason(reports):
     assert str(reports) not in page
 
 
+def test_an_invalid_run_is_listed_with_its_failed_gates_in_one_line(reports, whole_run):
+    manifest = json.loads((whole_run / "manifest.json").read_text(encoding="utf-8"))
+    reason = "; ".join(f"trace (TP=2, QPS {n}): gloo served 12 calls" for n in range(50))
+    write_json(whole_run / "manifest.json", {**manifest, "status": "invalid", "reason": reason})
+    page = make_index(reports).read_text(encoding="utf-8")
+    assert "gate “trace” failed in 1 measurement (gloo served 12 calls)" in page
+    assert reason not in page
+
+
 def test_an_empty_index_says_how_to_make_a_run(tmp_path):
     assert "make report" in make_index(tmp_path).read_text(encoding="utf-8")
 
@@ -66,3 +76,29 @@ def test_publishing_refuses_what_cannot_work(reports, tmp_path):
     in_the_way = write_text(tmp_path / "file", "")
     with pytest.raises(UsageError, match="cannot write"):
         publish(reports, in_the_way)
+
+
+def test_a_page_of_somebody_else_is_never_replaced(reports, tmp_path):
+    theirs = write_text(tmp_path / "site" / "index.html", "their page")
+    with pytest.raises(UsageError, match="is not one of symmlib's pages"):
+        publish(reports, tmp_path / "site")
+    assert theirs.read_text() == "their page" and not (tmp_path / "site" / "runs").exists()
+
+
+def test_links_are_not_published_and_what_cannot_be_copied_is_named_beside_the_index(reports, whole_run, tmp_path):
+    secret = write_text(tmp_path / "secret", "x")
+    (whole_run / "raw" / "link").symlink_to(secret)
+    (whole_run / "raw" / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(whole_run / "raw" / "pipe")
+    with pytest.raises(UsageError, match=r"could not copy .*raw/pipe: it is no regular file"):
+        publish(reports, tmp_path / "site")
+    published = tmp_path / "site" / "runs" / whole_run.name
+    assert ">synthetic<" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert [path.name for path in (published / "raw").iterdir()] == ["allreduce"]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "5", '{"steps": null, "hardware": 7, "git": [], "started": {}}'])
+def test_a_damaged_neighbour_does_not_keep_the_others_from_the_index(reports, whole_run, manifest):
+    write_text(whole_run.with_name("20261225T000000Z-odd-00000000") / "manifest.json", manifest)
+    page = make_index(reports).read_text(encoding="utf-8")
+    assert page.count("Not readable") == 2 and ">synthetic<" in page

@@ -7,9 +7,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from symmlib import suite
 from symmlib.errors import UsageError
 from symmlib.report import contents, make_report, style
-from symmlib.runs import write_csv, write_json, write_text
+from symmlib.runs import Run, write_csv, write_json, write_text
 
 LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
 HOSTILE = '<script>alert("$x & y")</script>'
@@ -113,7 +114,7 @@ def test_every_relative_link_leads_to_a_file_or_a_place_in_the_page(page, report
 def test_every_figure_is_named_for_those_who_do_not_see_it(page):
     reader = Reader(page)
     pictures = reader.all("svg")
-    assert len(pictures) == 2 * 6  # each wide and for phones
+    assert len(pictures) == 2 * 7  # each wide and for phones
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for picture in pictures:
@@ -122,7 +123,7 @@ def test_every_figure_is_named_for_those_who_do_not_see_it(page):
             assert re.search(rf'id="{label}">[^<]{{20,}}<', page), f"{label} is not there, or says nothing"
     for use in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
         assert use in ids
-    assert page.count("How to read this.") == 6
+    assert page.count("How to read this.") == 7
 
 
 def test_colours_follow_the_scheme_of_the_reader(page):
@@ -150,7 +151,10 @@ def test_what_the_profile_does_not_ask_for_is_no_failure(bare_run):
     run = contents.read(bare_run)
     assert run.missing == [
         ("step 04_serving failed", "no server got ready"),
-        ("routing.toml", "step 03_routing was not reached"),
+        (
+            "results/regret.csv, results/router_cost.csv, check/results/allreduce_summary.csv, routing.toml",
+            "step 03_routing was not reached",
+        ),
     ]
     files = "results/serving_summary.csv, results/comparison.csv, results/gates.csv"
     assert (files, "step 04_serving is not part of this run's profile") in run.left_out
@@ -190,9 +194,25 @@ def test_what_is_damaged_costs_its_part_and_not_the_page(whole_run):
 def test_an_invalid_run_shows_its_times_but_no_effect(whole_run, comparison):
     write_csv(whole_run / "results" / "comparison.csv", comparison.assign(verdict="invalid", note="two schedules"))
     reader = Reader(make_report(whole_run).read_text(encoding="utf-8"))
-    assert "No verdict: every cell is invalid" in reader.text and "two schedules" in reader.text
-    assert "Use SYMMLIB" not in reader.text and "There is no valid comparison to draw" in reader.text
-    assert len(reader.all("svg")) == 2 * 5
+    assert "No verdict: every cell is invalid" in reader.text
+    assert "gate “trace” failed in 1 measurement (gloo served 12 calls)" in reader.text
+    assert "Use SYMMLIB" not in reader.text and "No comparison here is valid" in reader.text
+    assert len(reader.all("svg")) == 2 * 6
+
+
+def test_the_terminal_says_what_the_page_begins_with(whole_run, comparison):
+    write_csv(whole_run / "results" / "comparison.csv", comparison.assign(verdict=None, tier="smoke", note="nan"))
+    page = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    sentences = suite.verdicts(Run.open(whole_run))
+    assert len(sentences) > 1
+    for sentence in sentences:
+        assert sentence in page
+
+
+def test_a_damaged_table_costs_the_terminal_its_part_too(whole_run):
+    write_text(whole_run / "results" / "comparison.csv", "damaged")
+    (sentence,) = suite.verdicts(Run.open(whole_run))
+    assert sentence.startswith("host/one_shot sums 64 KiB")
 
 
 def test_hostile_names_are_shown_and_never_obeyed(whole_run, comparison, serving_summary, allreduce_summary, gates):

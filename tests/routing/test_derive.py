@@ -1,56 +1,84 @@
-"""Tables from summaries: who wins where, and where one winner gives way to the next."""
+"""Tables from measurements: who serves what, where one gives way to the next, and what makes a table in use change."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.routing import Route, RoutingTable, Table, compare
-from symmlib.routing.derive import derive
+from symmlib.routing.derive import derive, unresolved
 
 KIB = 1 << 10
+SIZES = (KIB, 4 * KIB, 16 * KIB, 64 * KIB)
+SETTING = {"device": "cpu", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "multicast": False}
 
 
-def summary(times: dict[str, list[float]], sizes=(KIB, 4 * KIB, 16 * KIB), **columns) -> pd.DataFrame:
+def timed(times: dict[str, list[float]], sizes=SIZES, launches: int = 5, noise: float = 0.005, **changes):
+    """Samples of backends with the median `times` in µs, log-normal `noise` from launch to launch."""
+    chance = np.random.default_rng(0)
     rows = [
-        {"backend": backend, "bytes": size, "median_us": median_us}
+        {"launch": launch, "backend": backend, "bytes": size, "time_us": time * np.exp(chance.normal(0, noise))}
+        for launch in range(1, launches + 1)
         for backend, medians_us in times.items()
-        for size, median_us in zip(sizes, medians_us, strict=True)
+        for size, time in zip(sizes, medians_us, strict=True)
     ]
-    point = {"device": "cpu", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "multicast": False, "status": "ok"}
-    return pd.DataFrame(rows).assign(**point | columns)
+    return pd.DataFrame(rows).assign(**SETTING | changes)
 
 
-def test_the_fastest_backend_serves_each_size_and_the_bound_is_the_geometric_mean():
-    table = derive(summary({"host/one_shot": [1, 2, 9], "host/two_shot": [2, 3, 8]}), source="run x")
-    assert table.tables[0].routes == (Route(8 * KIB, "host/one_shot"), Route(None, "host/two_shot"))
-    assert table.tables[0].source == "run x"
+def routes_of(samples, **options) -> tuple[Route, ...]:
+    return derive(samples, source="run x", **options).tables[0].routes
 
 
-def test_neighbouring_sizes_with_one_winner_make_one_route():
-    table = derive(summary({"gloo": [1, 1, 1], "host/one_shot": [2, 2, 2]}), source="run x")
-    assert table.tables[0].routes == (Route(None, "gloo"),)
+def test_the_bound_is_where_both_take_the_same_time_with_an_interval_around_it():
+    first, last = routes_of(timed({"host/one_shot": [1, 2, 9, 30], "host/two_shot": [2, 3, 7, 20]}))
+    assert (first.backend, last.backend, last.max_bytes) == ("host/one_shot", "host/two_shot", None)
+    low, high = first.crossover_bytes
+    assert 4 * KIB < low < first.max_bytes < high < 16 * KIB
 
 
-def test_a_backend_may_win_twice():
-    table = derive(summary({"gloo": [1, 5, 1], "host/one_shot": [2, 2, 2]}), source="run x")
-    assert [route.backend for route in table.tables[0].routes] == ["gloo", "host/one_shot", "gloo"]
+def test_backends_within_three_percent_are_as_good_and_the_simplest_is_kept():
+    table = derive(timed({"host/two_shot": [1, 1, 1, 1], "host/one_shot": [1.02, 1.02, 1.02, 1.02]}), source="run x")
+    assert table.tables[0].routes == (Route(None, "host/one_shot"),)
+    assert table.tables[0].incumbent == "host/one_shot"
+    other = {"host/two_shot": [1, 1, 1, 1], "host/one_shot": [1.08, 1.08, 1.08, 1.08]}
+    assert routes_of(timed(other)) == (Route(None, "host/two_shot"),)
 
 
-def test_rows_that_failed_never_win():
-    rows = summary({"gloo": [9, 9, 9], "host/one_shot": [1, 1, 1]})
-    rows.loc[rows["backend"] == "host/one_shot", "status"] = "failed"
-    assert derive(rows, source="run x").tables[0].routes == (Route(None, "gloo"),)
+def test_a_tie_in_noise_makes_one_route():
+    for seed in range(20):
+        chance = np.random.default_rng(seed)
+        times = {name: chance.normal(10, 0.05, 4).tolist() for name in ("host/one_shot", "host/two_shot")}
+        assert len(routes_of(timed(times, noise=0.1))) == 1
+
+
+def test_a_backend_may_own_two_ranges():
+    names = [route.backend for route in routes_of(timed({"gloo": [1, 5, 5, 1], "host/one_shot": [2, 2, 2, 2]}))]
+    assert names == ["gloo", "host/one_shot", "gloo"]
+
+
+def test_a_backend_that_was_not_timed_everywhere_serves_where_it_was():
+    samples = timed({"gloo": [9, 9, 9, 9], "host/one_shot": [1, 1, 1, 1]})
+    samples = samples[(samples["backend"] == "gloo") | (samples["bytes"] <= 4 * KIB)]
+    first, last = routes_of(samples)
+    assert (first.backend, last.backend) == ("host/one_shot", "gloo")
+    assert first.max_bytes == 8 * KIB and first.crossover_bytes is None  # nowhere were both seen level
+
+
+def test_one_launch_gives_routes_without_intervals():
+    first, _ = routes_of(timed({"host/one_shot": [1, 2, 9, 30], "host/two_shot": [2, 3, 7, 20]}, launches=1))
+    assert 4 * KIB < first.max_bytes < 16 * KIB
+    assert first.crossover_bytes is None
 
 
 def test_vllm_kernels_are_left_out_unless_asked_for():
-    rows = summary({"gloo": [9, 9, 9], "vllm/shm": [1, 1, 1]})
-    assert derive(rows, source="run x").tables[0].routes == (Route(None, "gloo"),)
-    assert derive(rows, source="run x", candidates=["vllm/shm"]).tables[0].routes == (Route(None, "vllm/shm"),)
+    samples = timed({"gloo": [9, 9, 9, 9], "vllm/shm": [1, 1, 1, 1]})
+    assert routes_of(samples) == (Route(None, "gloo"),)
+    assert routes_of(samples, candidates=["vllm/shm"]) == (Route(None, "vllm/shm"),)
 
 
 def test_each_world_size_and_dtype_gets_its_own_table():
-    four_ranks = summary({"host/one_shot": [1, 1, 1]}, world_size=4, dtype="float32")
-    table = derive(pd.concat([summary({"gloo": [1, 1, 1]}), four_ranks]), source="run x")
+    four_ranks = timed({"host/one_shot": [1, 1, 1, 1]}, world_size=4, dtype="float32")
+    table = derive(pd.concat([timed({"gloo": [1, 1, 1, 1]}), four_ranks]), source="run x")
     assert table.find(device="cpu", world_size=4, dtype="float32", mode="eager", multicast=False).routes == (
         Route(None, "host/one_shot"),
     )
@@ -59,23 +87,58 @@ def test_each_world_size_and_dtype_gets_its_own_table():
 
 def test_without_a_measured_candidate_there_is_no_table():
     with pytest.raises(SymmlibError, match="Measured: vllm/shm"):
-        derive(summary({"vllm/shm": [1, 1, 1]}), source="run x")
+        derive(timed({"vllm/shm": [1, 1, 1, 1]}), source="run x")
     with pytest.raises(UsageError, match="Did you mean 'gloo'"):
-        derive(summary({"gloo": [1, 1, 1]}), source="run x", candidates=["glo"])
+        derive(timed({"gloo": [1, 1, 1, 1]}), source="run x", candidates=["glo"])
+
+
+def in_use(*routes: Route) -> RoutingTable:
+    return RoutingTable((Table(**SETTING, source="before", routes=routes),))
+
+
+def test_a_bound_in_use_stays_where_its_new_interval_includes_it_and_moves_where_not():
+    samples = timed({"host/one_shot": [1, 2, 9, 30], "host/two_shot": [2, 3, 7, 20]}, noise=0.02)
+    found = routes_of(samples)[0]
+    near = found.crossover_bytes[0] + 1
+    kept = routes_of(samples, previous=in_use(Route(near, "host/one_shot"), Route(None, "host/two_shot")))
+    assert kept[0].max_bytes == near
+    far = found.crossover_bytes[1] + 4096
+    moved = routes_of(samples, previous=in_use(Route(far, "host/one_shot"), Route(None, "host/two_shot")))
+    assert moved[0].max_bytes == found.max_bytes
+
+
+def test_a_choice_in_use_stays_unless_it_is_shown_to_be_slower():
+    level = {"host/one_shot": [1, 1, 1, 1], "host/two_shot": [1.02, 1.02, 1.02, 1.02]}
+    assert routes_of(timed(level), previous=in_use(Route(None, "host/two_shot"))) == (Route(None, "host/two_shot"),)
+    worse = {"host/one_shot": [1, 1, 1, 1], "host/two_shot": [1.2, 1.2, 1.2, 1.2]}
+    assert routes_of(timed(worse), previous=in_use(Route(None, "host/two_shot"))) == (Route(None, "host/one_shot"),)
+
+
+def test_what_deserves_more_sizes_is_a_bound_known_less_well_than_half_an_octave():
+    routes = (Route(1000, "gloo", (900, 1100)), Route(2000, "host/one_shot", (1000, 3000)), Route(None, "gloo"))
+    assert unresolved(in_use(*routes).tables[0]) == [(2000, 1000, 3000)]
+
+
+def summary(times: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [
+        {"backend": backend, "bytes": size, "median_us": median_us}
+        for backend, medians_us in times.items()
+        for size, median_us in zip(SIZES, medians_us, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(**SETTING, status="ok")
 
 
 def test_comparing_tables_shows_both_choices_and_what_the_new_one_gains():
-    rows = summary({"gloo": [4, 4, 4], "host/one_shot": [1, 2, 8]})
-    before = RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, "before", (Route(None, "host/one_shot"),)),))
-    changes = compare(before, derive(rows, source="run x"), rows)
-    assert list(changes["before"]) == ["host/one_shot"] * 3
-    assert list(changes["after"]) == ["host/one_shot", "host/one_shot", "gloo"]
-    assert list(changes["speedup"]) == [1, 1, 2]
+    times = {"gloo": [4, 4, 4, 4], "host/one_shot": [1, 2, 8, 8]}
+    changes = compare(in_use(Route(None, "host/one_shot")), derive(timed(times), source="run x"), summary(times))
+    assert list(changes["before"]) == ["host/one_shot"] * 4
+    assert list(changes["after"]) == ["host/one_shot", "host/one_shot", "gloo", "gloo"]
+    assert list(changes["speedup"]) == [1, 1, 2, 2]
 
 
 def test_comparing_with_no_table_or_an_unmeasured_backend_leaves_gaps():
-    rows = summary({"gloo": [4, 4, 4]})
-    changes = compare(RoutingTable(()), derive(rows, source="run x"), rows)
+    times = {"gloo": [4, 4, 4, 4]}
+    changes = compare(RoutingTable(()), derive(timed(times), source="run x"), summary(times))
     assert changes["before"].isna().all()
     assert changes[["before_us", "speedup"]].isna().all(axis=None)
-    assert list(changes["after_us"]) == [4, 4, 4]
+    assert list(changes["after_us"]) == [4, 4, 4, 4]

@@ -109,11 +109,52 @@ sizes = st.lists(st.integers(1, 1 << 40), unique=True, max_size=5).map(sorted)
 @given(sizes, st.data(), st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1))
 def test_any_table_survives_writing_and_reading(bounds, data, source):
     pick = st.sampled_from(sorted(BACKENDS))
-    routes = [Route(bound, data.draw(pick)) for bound in bounds] + [Route(None, data.draw(pick), (3, 1 << 33))]
+    interval = data.draw(st.sampled_from([None, (1, 1 << 41)]))
+    routes = [Route(bound, data.draw(pick), interval) for bound in bounds] + [Route(None, data.draw(pick))]
     table = RoutingTable((Table("sm_90", 8, "float32", "graph", True, f"x{source}", tuple(routes)),))
     again = RoutingTable.loads(table.dumps())
     assert again == table
     assert again.digest == table.digest
+
+
+ASSIGNMENTS = [number for number, line in enumerate(GOOD.splitlines()) if " = " in line]
+VALUES = [
+    "true",
+    "-1",
+    "0",
+    "1.5",
+    "1_000",
+    '""',
+    '"gloo"',
+    '"cpu"',
+    "[]",
+    "[1, 2]",
+    "{}",
+    "1979-05-27",
+    "nan",
+    f"1{'0' * 5000}",
+]
+MISTAKES = st.one_of(st.sampled_from(VALUES), st.text(st.characters(codec="ascii", categories=["L", "N", "P"])))
+
+
+@given(st.sampled_from(ASSIGNMENTS), MISTAKES)
+def test_any_value_in_any_place_is_read_or_refused_with_the_file_and_the_key(place, value):
+    lines = GOOD.splitlines()
+    key = lines[place].split(" = ")[0]
+    lines[place] = f"{key} = {value}"
+    try:
+        table = RoutingTable.loads("\n".join(lines), name="mine.toml")
+    except UsageError as error:
+        assert str(error).startswith("mine.toml: ")
+        assert "not valid TOML" in str(error) or key in str(error)
+    else:
+        assert RoutingTable.loads(table.dumps()) == table
+
+
+@given(st.text(max_size=200))
+def test_text_that_is_no_table_is_refused_with_the_file(text):
+    with pytest.raises(UsageError, match=r"(?s)^mine\.toml: "):
+        RoutingTable.loads(text, name="mine.toml")
 
 
 def test_the_digest_ignores_layout_and_order_but_nothing_else():

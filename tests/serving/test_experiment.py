@@ -37,6 +37,13 @@ def test_lists_from_a_profile_are_kept_as_tuples():
         ({"tier": "quik"}, "unknown tier 'quik'. Did you mean 'quick'?"),
         ({"port": 70000}, "port 70000 is more than 65535"),
         ({"server_args": ["--port", "1"]}, "server_args must not set --port"),
+        ({"server_args": ["--api-key", "sk-x"]}, "server_args must not set --api-key"),
+        ({"server_args": ["--hf-token=hf_x"]}, "server_args must not set --hf-token"),
+        ({"server_args": ["--hf_token", "x"]}, "server_args must not set --hf_token"),
+        ({"server_args": ["--download-dir", "sk-abcdef"]}, "server_args must not set sk-a..."),
+        ({"qps": [1e308]}, "qps of hundreds of digits is more than 100000"),
+        ({"duration_s": 10**400}, "duration_s of hundreds of digits is more than 604800"),
+        ({"blocks": 10**400}, "blocks of hundreds of digits is more than 20"),
         ({"server_args": ["--tensor-parallel-size=4"]}, "server_args must not set --tensor-parallel-size"),
     ],
 )
@@ -72,3 +79,8 @@ def test_a_block_has_one_seed_of_its_own():
     experiment, other = ServingExperiment(), ServingExperiment(seed=1)
     seeds = [experiment.block_seed(block) for block in (1, 2, 3)] + [other.block_seed(block) for block in (1, 2, 3)]
     assert len(set(seeds)) == 6
+
+
+def test_options_that_only_sound_secret_are_allowed():
+    given = ["--max-num-batched-tokens", "4096", "--tokenizer=a/b", "--hf_overrides", "{}", "--ssl-keyfile", "x"]
+    assert ServingExperiment(server_args=given).server_args == tuple(given)

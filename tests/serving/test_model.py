@@ -40,7 +40,7 @@ def test_a_hub_id_is_left_to_vllm(tmp_path):
     assert (model.name, model.dummy, model.local) == ("meta-llama/Llama-3.1-70B-Instruct", False, False)
 
 
-@pytest.mark.parametrize("name", ["tinny", "/no/such/place", "./models/llama/8b"])
+@pytest.mark.parametrize("name", ["tinny", "/no/such/place", "./models/llama/8b", "~nouser/x", "", "a\0b", "x" * 5000])
 def test_what_is_no_model_is_refused_with_what_would_be_one(name, tmp_path):
     with pytest.raises(UsageError, match="Give 'tiny', a directory with a config.json, or a hub id"):
         find_model(name, tmp_path)

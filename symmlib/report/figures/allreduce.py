@@ -3,12 +3,20 @@
 import math
 
 import pandas as pd
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from symmlib.analysis import words
-from symmlib.analysis.fastest import INCUMBENTS, LEVEL
+from symmlib.analysis.fastest import INCUMBENTS, by_size, usable
 from symmlib.report import style
-from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, log_y, size_axis, styled
+from symmlib.report.figures.canvas import (
+    CHARACTER_IN,
+    canvas,
+    label_line_ends,
+    legend_above,
+    log_y,
+    size_axis,
+    styled,
+)
 from symmlib.report.svg import Figure
 from symmlib.sizes import format_size
 
@@ -20,19 +28,23 @@ PANEL_IN = 2.9
 def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
     """Median time against message size, both logarithmic: one line a backend, one panel a (world size, dtype, mode).
 
-    `summary` has the columns of `allreduce_summary.csv`; rows without a time or with wrong sums are left out.
+    `summary` has the columns of `allreduce_summary.csv`; only rows that are `fastest.usable` are drawn.
     """
     figure, ran = _lines(summary, "median_us", "median time, µs", compact, logarithmic=True)
     if ran.empty:
         return figure
     first = ran[_same(ran, ran.iloc[0])]
-    best = _best(first)
+    best = by_size(first)
     figure.finding = _winners(best)
     incumbent = next((name for name in INCUMBENTS if (first.backend == name).any()), None)
     gained = first[first.backend == incumbent].merge(best, on="bytes", suffixes=("", "_best"))
     if len(gained) and (gained.backend != gained.backend_best).any():
         factors = gained.median_us / gained.median_us_best
-        figure.finding += f", {words.span(factors, words.times)} faster than {incumbent}"
+        gain = words.span(factors, words.times) if min(factors) >= 1.05 else f"up to {words.times(max(factors))}"
+        figure.finding += (
+            f"{'; the best is' if figure.finding.startswith('No') else ','} {gain} faster than {incumbent}"
+        )
+    figure.finding = _placed(figure.finding, ran)
     figure.alt = (
         f"{figure.finding}. Median times at {format_size(int(best.bytes.iloc[-1]))}, the largest size: "
         + "; ".join(
@@ -43,7 +55,8 @@ def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
     launches = words.span(first.launches, lambda count: f"{int(count)}")
     figure.reading = (
         "Lower is faster; one step on either axis multiplies. Every point is the median over "
-        f"{launches} launch{'' if launches == '1' else 'es'} of the slowest rank's time for one all-reduce."
+        f"{launches} launch{'' if launches == '1' else 'es'} of the slowest rank's time for one all-reduce. Backends "
+        "less than 3 % apart count as equally fast."
     )
     return figure
 
@@ -56,10 +69,9 @@ def bus_bandwidth(summary: pd.DataFrame, compact: bool = False) -> Figure:
         return figure
     first = ran[_same(ran, ran.iloc[0])]
     peaks = first.loc[first.groupby("backend").busbw_gbps.idxmax()].sort_values("busbw_gbps", ascending=False)
-    told = [f"{row.backend} {row.busbw_gbps:.3g} GB/s at {format_size(int(row.bytes))}" for row in peaks.itertuples()]
-    figure.finding = f"Peak bus bandwidth: {told[0]}" + (
-        f", {peaks.backend.iloc[-1]} {peaks.busbw_gbps.iloc[-1]:.3g} GB/s" if len(told) > 1 else ""
-    )
+    speeds = [f"{row.backend} {words.bandwidth(row.busbw_gbps)}" for row in peaks.itertuples()]
+    told = [f"{speed} at {format_size(int(nbytes))}" for speed, nbytes in zip(speeds, peaks.bytes, strict=True)]
+    figure.finding = _placed(f"Peak bus bandwidth: {', '.join([told[0], *speeds[1:][-1:]])}", ran)
     figure.alt = f"{figure.finding}. All peaks: {'; '.join(told)}"
     figure.reading = (
         "Higher is better. Bus bandwidth is what each link carries, so it compares across numbers of ranks; a line "
@@ -83,6 +95,11 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
     looks = style.looks(dict.fromkeys(table_df.backend))
     figure, (axes,) = canvas(1, 1, compact, panel_height_in=0.55 + 0.55 * max(1, len(tables)) + (0.2 if compact else 0))
     ink, paper = style.COLOURS["ink"][0], style.COLOURS["paper"][0]
+    places = [_setting_words(key, compact) for key, _ in tables]
+    room_in = (
+        figure.get_figwidth() - 0.3 - CHARACTER_IN * max(len(line) for text in places for line in text.split("\n"))
+    )
+    named = set()
     for row, (_, parts) in enumerate(tables):
         for part in parts.itertuples():
             left = max(low, part.from_bytes)
@@ -95,15 +112,19 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
             axes.plot(
                 [left, right], [row + 0.32] * 2, color=looks[part.backend].hex, linewidth=3, solid_capstyle="butt"
             )
-            share = math.log(right / left) / math.log(high / low)
-            name = part.backend.replace("/", "/\n") if compact or share < 0.2 else part.backend
-            if share > 0.1:  # a narrower block has its name in the table
-                axes.text((left * right) ** 0.5, row, name, ha="center", va="center", color=ink)
+            width_in = room_in * math.log(right / left) / math.log(high / low)
+            for name in (part.backend, part.backend.replace("/", "/\n")):
+                if CHARACTER_IN * max(len(line) for line in name.split("\n")) < width_in:
+                    axes.text((left * right) ** 0.5, row, name, ha="center", va="center", color=ink)
+                    named.add(part.backend)
+                    break
     axes.set_xlim(low, high)
     axes.set_ylim(len(tables) - 0.4, -0.6)
     size_axis(axes, measured or [low * 4**step for step in range(12) if low * 4**step <= high], compact)
-    axes.set_yticks(range(len(tables)), [_setting_words(key, compact) for key, _ in tables])
+    axes.set_yticks(range(len(tables)), places)
     axes.grid(False)
+    if looks.keys() - named:  # a block was too narrow for its name
+        legend_above(figure, {}, more=[Patch(color=look.hex, alpha=0.6, label=name) for name, look in looks.items()])
     first = tables[0][1]
     told = [
         f"{row.backend} {'above' if pd.isna(row.to_bytes) else f'up to {words.size(row.to_bytes)}'}"
@@ -119,14 +140,12 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
     figure.alt = (
         f"{figure.finding}: {', '.join(told)}. {len(tables)} routing table{'' if len(tables) == 1 else 's'} in all."
     )
-    figure.reading = (
-        "Find your message size on the axis: the block above it names the all-reduce that the router picks."
-    )
+    figure.reading = "Find your message size on the axis: the block above it is the all-reduce that the router picks."
     return figure
 
 
 def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logarithmic: bool):
-    ran = summary[summary.median_us.notna() & ~(summary.wrong.fillna(0) > 0)]
+    ran = usable(summary)
     groups = list(ran.groupby(SETTING, sort=False))
     figure, panels = canvas(-(-max(1, len(groups)) // 2), min(2, max(1, len(groups))), compact, PANEL_IN)
     if not groups:
@@ -149,35 +168,24 @@ def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logari
         else:
             axes.set_ylim(bottom=0)
         axes.set_title(title if len(groups) == 1 else f"{title}: {key[0]} ranks, {key[1]}, {key[2]}")
-        size_axis(axes, list(rows.bytes), compact)
+        size_axis(axes, list(rows.bytes), narrow=compact or len(groups) > 1)
         if not compact:
             last = rows.sort_values("bytes").groupby("backend", sort=False)[column].last()
             label_line_ends(axes, last.to_dict(), looks, PANEL_IN)
     if compact:
-        legend_above(panels[0], looks)
+        legend_above(figure, looks)
     return figure, ran
+
+
+def _placed(finding: str, ran: pd.DataFrame) -> str:
+    """The finding with the setting that it is about, the first, where there are several."""
+    world_size, dtype, mode = ran[SETTING].iloc[0]
+    several = len(ran[SETTING].drop_duplicates()) > 1
+    return f"{world_size} ranks, {dtype}, {mode}: {finding[0].lower()}{finding[1:]}" if several else finding
 
 
 def _same(frame: pd.DataFrame, row: pd.Series) -> pd.Series:
     return (frame[SETTING] == row[SETTING]).all(axis=1)
-
-
-def _best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The fastest row at each size, in order of size; of those that are level, the one that stays so the longest."""
-    levels = []
-    for _, group in rows.groupby("bytes"):
-        level = group[group.median_us < group.median_us.min() * (1 + LEVEL)]
-        levels.append(level.sort_values("median_us", kind="stable").set_index("backend", drop=False))
-    chosen: list[pd.Series] = []
-    while len(chosen) < len(levels):
-        ahead = levels[len(chosen) :]
-        lengths = {
-            name: next((length for length, level in enumerate(ahead) if name not in level.index), len(ahead))
-            for name in ahead[0].index
-        }
-        name = max(lengths, key=lengths.get)
-        chosen += [level.loc[name] for level in ahead[: lengths[name]]]
-    return pd.DataFrame(chosen)
 
 
 def _winners(best: pd.DataFrame) -> str:

@@ -38,7 +38,7 @@ def published_pr20759(published: pd.DataFrame, compact: bool = False) -> Figure:
         axes.set_ylim(min(0, saved.reduction_pct.min() * 1.1), top)
         axes.set_title(f"{metric.upper()} at TP={tp}: less by, %")
     claimed = Patch(color=style.COLOURS["grey"][0], alpha=0.18, linewidth=0, label="claimed")
-    legend_above(panels[0], MARKS, columns=3, more=[claimed])
+    legend_above(figure, MARKS, columns=3, more=[claimed])
     means = saved[saved.statistic == "mean"]
     told = {
         metric: words.span(means[means.metric == metric].reduction_pct, words.percent).replace(" % to", " to")

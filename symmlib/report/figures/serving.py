@@ -4,26 +4,21 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from symmlib.analysis import words
-from symmlib.analysis.verdicts import METRICS, STATISTICS, headline_rows
+from symmlib.analysis.serving import DELTA, equivalence_band
+from symmlib.analysis.verdicts import METRICS, STATISTICS, headline_rows, tally
 from symmlib.report import style
 from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, rate_axis, styled
 from symmlib.report.svg import Figure
 
 PANEL_IN = 2.7
-PUBLISHED_ARMS = {"baseline": "published baseline", "symm_mem": "published symm_mem"}
 
 
 @styled
-def ttft_tpot(
-    serving_summary: pd.DataFrame,
-    published: pd.DataFrame | None = None,
-    baseline: str | None = None,
-    compact: bool = False,
-) -> Figure:
+def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compact: bool = False) -> Figure:
     """TTFT and TPOT against QPS: arms as lines through the mean over blocks, blocks as dots, one row of panels per TP.
 
     `serving_summary` has the columns of `serving_summary.csv`; the median is drawn, or the mean where there is none.
-    `published` (as `symmlib.analysis.published.load`) adds its arms at the same TP as thin lines. `baseline` is grey.
+    `baseline` is grey.
     """
     statistic = next((name for name in STATISTICS if (serving_summary.statistic == name).any()), STATISTICS[0])
     rows = serving_summary[(serving_summary.statistic == statistic) & serving_summary.value_ms.notna()]
@@ -47,7 +42,6 @@ def ttft_tpot(
             dots = {**looks[arm].line, "linestyle": "none", "markersize": 4.2, "alpha": 0.75}
             axes.plot(line.index, line.values, color=looks[arm].hex, linestyle=looks[arm].dash)
             axes.plot(blocks.qps, blocks.value_ms, clip_on=False, **dots)
-        _reference(axes, published, tp, statistic, metric)
         rate_axis(axes, list(rows[rows.tp == tp].qps))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -56,7 +50,7 @@ def ttft_tpot(
             ends = {arm: means.loc[tp, metric, arm].sort_index().iloc[-1] for arm in dict.fromkeys(chosen.arm)}
             label_line_ends(axes, ends, looks, PANEL_IN)
     if compact:
-        legend_above(panels[0], looks)
+        legend_above(figure, looks)
     tp, qps = tps[-1], rows[rows.tp == tps[-1]].qps.max()
     told = {}
     for metric in METRICS:
@@ -75,18 +69,17 @@ def ttft_tpot(
 
 @styled
 def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
-    """Ratio treatment/baseline with its 95 % interval: a row per cell and treatment, a panel per metric; 1 = no change.
+    """Ratio treatment/baseline with its interval: a row per cell and treatment, a panel per metric; 1 = no change.
 
-    `comparison` has the columns of `comparison.csv`; medians are drawn, or means where there are none.
-    Invalid cells are left out.
+    The grey band holds the ratios that are as good as 1, against which verdicts are read. `comparison` has the columns
+    of `comparison.csv`; medians are drawn, or means where there are none. Invalid cells are left out.
     """
     rows = headline_rows(comparison)
     rows = rows[(rows.ratio > 0) & (rows.verdict != "invalid")]
     metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
     pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
-    cells = sorted(set(zip(rows.tp, rows.qps, strict=True)))
-    order = [(tp, qps, *pair) for tp, qps in cells for pair in pairs]
-    figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.27 * max(1, len(order)))
+    places, headings, height = _rows(rows, pairs)
+    figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.22 * max(1, height))
     if rows.empty:
         figure.finding = figure.alt = "There is no valid comparison"
         figure.reading = "Nothing is drawn: the gates say why."
@@ -97,10 +90,11 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
     low, high = min(reach) / 1.12, max(reach) * 1.12
     for axes, metric in zip(panels, metrics, strict=True):
         for row in rows[rows.metric == metric].itertuples():
-            place, look = order.index((row.tp, row.qps, row.baseline, row.treatment)), looks[row.treatment]
+            place, look = places[row.baseline, row.treatment, row.tp, row.qps], looks[row.treatment]
             if pd.notna(row.ci_low) and pd.notna(row.ci_high):
                 axes.plot([row.ci_low, row.ci_high], [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
             axes.plot([row.ratio], [place], **{**look.line, "markersize": 6.5})
+        axes.axvspan(*equivalence_band(), color=style.COLOURS["grey"][0], alpha=0.15, linewidth=0)
         axes.axvline(1, color=style.COLOURS["ink"][0], linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
@@ -108,58 +102,61 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.set_ylim(height - 0.3, -0.6)
         show_names = compact or axes is panels[0]
-        axes.set_yticks(range(len(order)), [_row_name(row, cells, pairs) if show_names else "" for row in order])
+        axes.set_yticks(list(places.values()), [_cell(*key[2:], rows) if show_names else "" for key in places])
+        for (baseline, treatment), place in headings.items():
+            axes.text(0, place, f"{treatment} / {baseline}", transform=axes.get_yaxis_transform(), va="center")
         axes.grid(axis="x")
         axes.grid(False, axis="y")
         axes.set_title(f"{metric.upper()} ratio")
         axes.set_xlabel("← faster · 1 = no change · slower →" if low < 1 < high else "")
     figure.finding, figure.alt = _effect_words(rows)
     figure.reading = (
-        "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is the 95 % "
-        "interval: where it crosses 1, the blocks do not tell which is faster."
+        "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is its "
+        f"simultaneous 95 % interval over the cells, the grey band ±{DELTA * 100:g} %. A bar left of the band says "
+        "faster, right of it slower, inside it as fast; one that crosses an edge of the band says nothing yet."
+        if rows.ci_low.notna().any()
+        else "A mark is time with the treatment divided by time with the baseline; left of 1 is faster, in the grey "
+        f"band (±{DELTA * 100:g} %) as fast. So few blocks give no interval, and a mark alone proves nothing."
     )
     return figure
 
 
-def _reference(axes, published: pd.DataFrame | None, tp: int, statistic: str, metric: str) -> None:
-    if published is None:
-        return
-    for arm, rows in published[published.tp == tp].groupby("arm"):
-        dash = "-" if arm == "baseline" else style.DASHED
-        axes.plot(
-            rows.qps, rows[f"{statistic}_{metric}_ms"], color=style.COLOURS["muted"][0], linewidth=1, linestyle=dash
-        )
-        last = rows.sort_values("qps").iloc[-1]
-        axes.annotate(
-            PUBLISHED_ARMS.get(arm, arm), (last.qps, last[f"{statistic}_{metric}_ms"]), color=style.COLOURS["muted"][0]
-        )
+def _rows(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dict, dict, float]:
+    """From above: (baseline, treatment, tp, qps) -> its height, pair -> that of its heading, and the height of all."""
+    places, headings, height = {}, {}, 0.0
+    for baseline, treatment in pairs:
+        of_pair = rows[(rows.baseline == baseline) & (rows.treatment == treatment)]
+        headings[baseline, treatment] = height
+        for tp, qps in sorted(set(zip(of_pair.tp, of_pair.qps, strict=True))):
+            height += 1
+            places[baseline, treatment, tp, qps] = height
+        height += 1.3
+    return places, headings, height
 
 
-def _row_name(row: tuple, cells: list, pairs: list) -> str:
-    tp, qps, baseline, treatment = row
-    cell = f"QPS {qps:g}" if len({tp for tp, _ in cells}) == 1 else f"TP={tp:g} QPS {qps:g}"
-    against = f" / {baseline}" if len({baseline for baseline, _ in pairs}) > 1 else ""
-    return f"{treatment}{against}, {cell}"
+def _cell(tp: float, qps: float, rows: pd.DataFrame) -> str:
+    return f"QPS {qps:g}" if rows.tp.nunique() == 1 else f"TP={tp:g} QPS {qps:g}"
 
 
 def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
     for ticks in (
-        [0.98, 0.99, 1, 1.01, 1.02],
         [0.95, 1, 1.05],
         [0.8, 0.9, 1, 1.1, 1.2],
         [0.5, 0.7, 1, 1.4, 2],
+        [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5],
         [0.1, 0.2, 0.5, 1, 2, 5, 10],
         [0.01, 0.1, 1, 10, 100],
     ):
         inside = [tick for tick in ticks if low <= tick <= high]
         if low >= ticks[0] * 0.9 and high <= ticks[-1] * 1.1 or ticks[-1] == 100:
-            return inside if len(inside) <= most else inside[::2]
+            return inside if len(inside) <= most else inside[inside.index(1) % 2 :: 2]
     return [1]
 
 
 def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
+    """The outcome against the first baseline, which is the experiment's; and against all, with every ratio."""
     told = []
     for baseline, against in rows.groupby("baseline", sort=False):
         said: dict[str, list[str]] = {}  # what the verdicts say -> the treatments of which they say it
@@ -171,13 +168,11 @@ def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
         f"{row.metric.upper()} {row.treatment}/{row.baseline}, TP={row.tp:g}, QPS {row.qps:g}: {words.ratio(row.ratio)}"
         for row in rows.itertuples()
     ]
-    return "; ".join(told), f"{'; '.join(told)}. Ratios: {'; '.join(ratios)}"
+    return told[0], f"{'; '.join(told)}. Ratios: {'; '.join(ratios)}"
 
 
 def _outcome(rows: pd.DataFrame) -> str:
     if (rows.tier == "smoke").all():
-        return "seen in one block, so no interval and no verdict"
-    counts = rows.verdict.value_counts()
-    if len(counts) == 1:
-        return f"{counts.index[0]} in all {len(rows)} comparisons"
-    return words.listed(f"{verdict} in {number}" for verdict, number in counts.items()) + f" of {len(rows)} comparisons"
+        return f"seen in {words.blocks(rows)} of tier smoke: no interval and no verdict"
+    told = tally(rows.verdict, unit=" comparisons")
+    return told if " of " in told else f"{told} in all {len(rows)} comparisons"

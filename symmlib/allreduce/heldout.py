@@ -1,0 +1,115 @@
+"""Is a routing table right at sizes that it was not derived from? Measures them, and what the router itself costs.
+
+Called by `symmlib routes check` and the notebook 03_routing.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib.allreduce.measure import measure
+from symmlib.allreduce.plan import ITEMSIZE, ROUTER, AllReducePlan
+from symmlib.allreduce.refine import rivals
+from symmlib.analysis.allreduce import timed
+from symmlib.analysis.crossovers import Timings, ratio, regrets
+from symmlib.errors import UsageError
+from symmlib.routing.table import RoutingTable, Table
+from symmlib.runs import write_csv
+
+PER_OCTAVE = 0.37  # off every grid of doublings, and of halves of doublings
+BESIDE = (0.85, 1.18)  # of a bound: close enough to matter, far enough to be told apart
+COST_BYTES = (1 << 10, 64 << 10)  # where the router is held against its backend
+REGRET_COLUMNS = ["world_size", "dtype", "mode", "bytes", "chosen", "best", "regret"]
+COST_COLUMNS = ["world_size", "dtype", "mode", "bytes", "backend", "ratio", "ci_low", "ci_high"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """`regret`: a row per held-out size (`REGRET_COLUMNS`); `cost`: the router's time over its backend's, called
+    directly (`COST_COLUMNS`, 95 % over launches); `summary`: as `measure` returns it, the router among the backends."""
+
+    regret: pd.DataFrame
+    cost: pd.DataFrame
+    summary: pd.DataFrame
+
+    def in_words(self) -> str:
+        """Median, 95th percentile and maximum of the regret, in a line."""
+        p50, p95 = self.regret["regret"].quantile([0.5, 0.95])
+        return (
+            f"regret over {len(self.regret)} held-out sizes: median {p50:.1%}, 95th percentile {p95:.1%}, "
+            f"largest {self.regret['regret'].max():.1%}"
+        )
+
+
+def held_out_sizes(table: Table, measured: list[int]) -> list[int]:
+    """Sizes in bytes of the span of `measured` that are none of them: odd numbers of elements off every power of two,
+    one for each doubling of the size, and one on either side of each bound."""
+    itemsize = ITEMSIZE[table.dtype]
+    low, high = min(measured), max(measured)
+    octaves = math.floor(math.log2(high / low)) or 1
+    wanted = [low * 2 ** (step + PER_OCTAVE) for step in range(octaves)]
+    wanted += [route.max_bytes * factor for route in table.routes[:-1] for factor in BESIDE]
+    odd = {(int(size / itemsize) | 1) * itemsize for size in wanted if low <= size <= high}
+    return sorted(odd - set(measured))
+
+
+def check(path: Path, results, out: Path, *, launches: int = 3) -> HeldOut:
+    """Measure held-out sizes of the table in the file `path` and write `out/results/regret.csv`, `router_cost.csv`.
+
+    `results` (`allreduce.Results`): what was measured on this machine before; it says which setting of the table this
+    is, which sizes are not held out, and which backends may be the best one. Messages start one element off their
+    allocation, so none is aligned to a vector. Samples and their summary go to `out/check/`.
+
+    Raises `UsageError` where the table does not cover the setting that was measured.
+    """
+    table, setting = _table_for(RoutingTable.load(path), results.timed, path)
+    held_out = held_out_sizes(table, sorted(setting["bytes"].unique()))
+    names = rivals(setting) | {route.backend for route in table.routes} & set(setting["backend"])
+    plan = AllReducePlan(
+        world_size=table.world_size,
+        backends=[*sorted(names), ROUTER],
+        sizes=sorted({*held_out, *COST_BYTES}),
+        dtype=table.dtype,
+        mode=table.mode,
+        launches=launches,
+        routing_table=str(Path(path).resolve()),
+        misaligned=True,
+    )
+    summary = measure(plan, Path(out) / "check")
+    samples = timed(pd.read_csv(Path(out) / "check" / "results" / "allreduce.csv"), summary)
+    found = HeldOut(_regret(table, samples, held_out), _cost(table, samples), summary)
+    write_csv(Path(out) / "results" / "regret.csv", found.regret)
+    write_csv(Path(out) / "results" / "router_cost.csv", found.cost)
+    return found
+
+
+def _table_for(tables: RoutingTable, measured: pd.DataFrame, path: Path) -> tuple[Table, pd.DataFrame]:
+    """The table of the first setting that was measured, and the samples of that setting."""
+    keys = ["device", "world_size", "dtype", "mode", "multicast"]
+    for key, samples in measured.groupby(keys):
+        known = dict(zip(keys, (key[0], int(key[1]), key[2], key[3], bool(key[4])), strict=True))
+        if table := tables.find(**known):
+            return table, samples
+    raise UsageError(
+        f"{path} has no table for what was measured: {measured[keys].drop_duplicates().to_dict('records')}"
+    )
+
+
+def _regret(table: Table, samples: pd.DataFrame, sizes: list[int]) -> pd.DataFrame:
+    timings = Timings.of(samples[samples["bytes"].isin(sizes) & (samples["backend"] != ROUTER)])
+    found = regrets(timings, {size: table.lookup(size).backend for size in timings.sizes})
+    return found.assign(world_size=table.world_size, dtype=table.dtype, mode=table.mode)[REGRET_COLUMNS]
+
+
+def _cost(table: Table, samples: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for size in COST_BYTES:
+        backend = table.lookup(size).backend
+        here = samples[(samples["bytes"] == size) & samples["backend"].isin([backend, ROUTER])]
+        if here["backend"].nunique() == 2:
+            rows.append(
+                (table.world_size, table.dtype, table.mode, size, backend, *ratio(Timings.of(here), ROUTER, backend))
+            )
+    return pd.DataFrame(rows, columns=COST_COLUMNS)

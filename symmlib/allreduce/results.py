@@ -1,0 +1,92 @@
+"""What was measured, read back: of the directories that somebody names, or of the run that a notebook belongs to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib.allreduce.measure import measure
+from symmlib.allreduce.plan import AllReducePlan
+from symmlib.analysis.allreduce import POINT, timed
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.progress import say
+from symmlib.runs import Run, latest_run
+
+SAMPLES, SUMMARY = "allreduce.csv", "allreduce_summary.csv"
+QUICK = AllReducePlan(2, "gloo,host/one_shot,host/two_shot", "1KiB:4MiB:x4", launches=2)
+
+
+@dataclass(frozen=True)
+class Results:
+    """`summary` as `measure` returns it, the `timed` samples (see `analysis.allreduce.timed`) that count, and the
+    `source` as a routing table names it. Of several directories the summaries stand below each other."""
+
+    summary: pd.DataFrame
+    timed: pd.DataFrame
+    source: str
+
+
+def read_results(paths: list[Path]) -> Results:
+    """The measurements in `paths`: runs, or what `symmlib allreduce --out` wrote. Their launches are told apart.
+
+    Raises `UsageError` for a directory without results, or whose files cannot be read.
+    """
+    if not paths:
+        raise UsageError("no results to read. Name a run's directory, or what `symmlib allreduce --out` wrote.")
+    summaries, samples, launches = [], [], 0
+    for path in paths:
+        results = Path(path) / "results"
+        summaries.append(_read(results / SUMMARY, [*POINT, "status"], ("median_us", "wrong"), ("device", "multicast")))
+        these = timed(_read(results / SAMPLES, [*POINT, "launch", "time_us"]), summaries[-1])
+        samples.append(these.assign(launch=these["launch"] + launches))
+        launches = int(max(samples[-1]["launch"].max(), launches)) if len(these) else launches
+    names = ", ".join(_source(Path(path)) for path in paths)
+    return Results(pd.concat(summaries, ignore_index=True), pd.concat(samples, ignore_index=True), names)
+
+
+def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The table in `path`; raises `UsageError` with its name where `keys` or `numbers` are not what we write there.
+
+    No key may be empty; of `numbers` each may.
+    """
+    whole = {"world_size", "bytes", "launch"}
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(["backend", "dtype", "mode", "status"], str))
+        if absent := [name for name in [*keys, *numbers, *others] if name not in table.columns]:
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        for name in [key for key in [*keys, *numbers] if key in {*whole, *numbers, "time_us"}]:
+            table[name] = pd.to_numeric(table[name])
+            least = 1 if name in whole else 0
+            if not table[name].dropna().between(least, 2**53).all():  # what a float still counts exactly
+                raise ValueError(f"not every {name} is a number of at least {least}")
+        for name in keys:
+            if table[name].isna().any():
+                raise ValueError(f"not every row has a {name}")
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent.parent} has no measurements: there is no {path}.") from None
+    except (ValueError, TypeError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+        raise UsageError(f"{path} is not what `symmlib allreduce` writes: {error}.") from None
+    return table.astype({name: int for name in keys if name in whole})
+
+
+def results_for(run: Run) -> Results:
+    """The measurements to derive `run`'s routes from.
+
+    A run whose own step 02_allreduce left nothing gets an error rather than another run's numbers; a run without that
+    step, such as a notebook opened alone, gets those of the newest run that has some, else `QUICK` is measured into it.
+    """
+    found = run if (run.results / SUMMARY).is_file() else None
+    if found is None and "02_allreduce" in run.manifest["steps"]:
+        raise SymmlibError(f"02_allreduce left no {SUMMARY} in {run.results}; make that step work first.")
+    found = found or latest_run(run.path.parent.parent, needing=SUMMARY)
+    if found is None:
+        say("no run has measurements yet: making quick ones")
+        measure(QUICK, run.path)
+        found = run
+    elif found.id != run.id:
+        say(f"reading the measurements of run {found.id}")
+    return read_results([found.path])
+
+
+def _source(path: Path) -> str:
+    return f"run {path.resolve().name}" if (path / "manifest.json").is_file() else f"symmlib allreduce --out {path}"

@@ -1,0 +1,84 @@
+"""Measurements read back, and where a notebook finds its own."""
+
+import pandas as pd
+import pytest
+
+from symmlib.allreduce import read_results, results_for
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.profiles import Profile
+from symmlib.runs import Run, write_csv
+
+POINT = {"backend": "gloo", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": 1024}
+
+
+def new_run(reports, median_us: float | None = None) -> Run:
+    run = Run.create(Profile("interactive", "a test", {"03_routing": {}}), reports)
+    if median_us:
+        write_results(run.path, median_us)
+    return run
+
+
+def write_results(path, median_us: float, launches: int = 2) -> None:
+    row = {**POINT, "median_us": median_us, "wrong": 0, "status": "ok", "device": "cpu", "multicast": False}
+    write_csv(path / "results" / "allreduce_summary.csv", pd.DataFrame([row]))
+    samples = [{**POINT, "launch": launch, "time_us": median_us} for launch in range(1, launches + 1)]
+    write_csv(path / "results" / "allreduce.csv", pd.DataFrame(samples))
+
+
+def test_a_run_reads_its_own_measurements_before_newer_ones(tmp_path):
+    mine = new_run(tmp_path, median_us=1.0)
+    new_run(tmp_path, median_us=2.0)
+    assert results_for(mine).summary["median_us"].iloc[0] == 1.0
+    assert results_for(mine).source == f"run {mine.id}"
+
+
+def test_a_run_without_measurements_reads_the_newest_and_names_it(tmp_path, capsys):
+    other = new_run(tmp_path, median_us=2.0)
+    found = results_for(new_run(tmp_path))
+    assert found.summary["median_us"].iloc[0] == 2.0
+    assert found.source == f"run {other.id}"
+    assert other.id in capsys.readouterr().out
+
+
+def test_a_run_whose_own_measuring_failed_never_takes_another_runs_numbers(tmp_path):
+    new_run(tmp_path, median_us=2.0)
+    mine = new_run(tmp_path)
+    with pytest.raises(RuntimeError), mine.step("02_allreduce", {}):
+        raise RuntimeError("ranks fell over")
+    with pytest.raises(SymmlibError, match="02_allreduce left no allreduce_summary.csv"):
+        results_for(mine)
+
+
+def test_several_directories_are_read_as_one_with_their_launches_told_apart(tmp_path):
+    write_results(tmp_path / "a", 1.0, launches=2)
+    write_results(tmp_path / "b", 2.0, launches=3)
+    found = read_results([tmp_path / "a", tmp_path / "b"])
+    assert found.timed.groupby("launch")["time_us"].first().tolist() == [1.0, 1.0, 2.0, 2.0, 2.0]
+    assert "symmlib allreduce --out" in found.source
+
+
+def test_what_holds_no_results_is_refused_by_name(tmp_path):
+    with pytest.raises(UsageError, match="allreduce_summary.csv"):
+        read_results([tmp_path])
+    write_results(tmp_path, 1.0)
+    (tmp_path / "results" / "allreduce_summary.csv").write_text("not,what\n1,2\n")
+    with pytest.raises(UsageError, match="not what `symmlib allreduce` writes"):
+        read_results([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["allreduce_summary.csv", "allreduce.csv"])
+@pytest.mark.parametrize("damage", ["empty", "ragged", "no columns", "no key", "negative time"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, name, damage):
+    write_results(tmp_path, 1.0)
+    path = tmp_path / "results" / name
+    table = pd.read_csv(path)
+    text = {
+        "empty": "",
+        "ragged": path.read_text() + "a,b,c,d,e,f,g,h,i,j,k,l,m,n\n",
+        "no columns": "\n\n",
+        "no key": table.assign(bytes=float("nan")).to_csv(index=False),
+        "negative time": table.assign(**{table.filter(like="_us").columns[0]: -1}).to_csv(index=False),
+    }
+    path.write_text(text[damage])
+    with pytest.raises(UsageError, match=f"results/{name} is not what"):
+        read_results([tmp_path])

@@ -1,0 +1,129 @@
+"""Gates over what vLLM's benchmark and the plug-in leave: sound measurements pass, each flaw is found by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from symmlib.serving import gates
+from symmlib.serving.gates import Measurement
+
+QPS, COUNT = 4.0, 40
+
+
+def result(late_s: dict[int, float] | None = None, **changes) -> dict:
+    """As `vllm bench serve --save-detailed` writes it: `COUNT` requests, sent on time but for `late_s` by number."""
+    starts = 1000 + np.arange(1, COUNT + 1) / QPS
+    for number, seconds in (late_s or {}).items():
+        starts[number] += seconds
+    plain = {
+        "start_times": starts.tolist(),
+        "ttfts": [0.02] * COUNT,
+        "itls": [[0.005] * 3] * COUNT,
+        "input_lens": [128] * COUNT,
+        "output_lens": [4] * COUNT,
+        "errors": [""] * COUNT,
+        "request_rate": QPS,
+        "duration": float(starts.max() + 0.035 - 1000),
+        "completed": COUNT,
+    }
+    return plain | changes
+
+
+@pytest.fixture
+def measurement(tmp_path):
+    """Makes the `Measurement` of an arm from its result and from what its ranks counted."""
+
+    def make(arm: str, result: dict, calls: list[dict] | None = None, block: int = 1) -> Measurement:
+        place = tmp_path / f"{block}-{arm.replace('/', '-')}"
+        (place / "trace").mkdir(parents=True)
+        (place / "qps.json").write_text(json.dumps(result))
+        calls = calls or [call(arm if arm != "router" else "host/one_shot", 1000, by_table=True)]
+        for rank in (0, 1):
+            (place / "trace" / f"rank-{rank}.json").write_text(json.dumps({"rank": rank, "calls": calls}))
+        return Measurement(block, arm, 2, QPS, place / "qps.json", place / "trace")
+
+    return make
+
+
+def call(backend: str, calls: int, *, by_table: bool, reason: str = "as planned") -> dict:
+    return {
+        "backend": backend,
+        "bytes": 1024,
+        "dtype": "bfloat16",
+        "by_table": by_table,
+        "reason": reason,
+        "calls": calls,
+    }
+
+
+def failures(*measurements: Measurement) -> dict[str, str]:
+    """(gate, arm) -> reason, of every row that is invalid."""
+    rows = gates.check(measurements).frame()
+    return {f"{row.gate}: {row.cell}": row.reason for row in rows[rows["status"] == "invalid"].itertuples()}
+
+
+def test_sound_measurements_pass_every_gate(measurement):
+    arms = [measurement(arm, result()) for arm in ("gloo", "vllm/shm", "router")]
+    checked = gates.check(arms)
+    assert not checked.invalid
+    assert set(checked.frame()["gate"]) == {
+        "no failed requests",
+        "same schedule",
+        "achieved rate",
+        "intended all-reduce",
+    }
+
+
+def test_a_failed_request_is_quoted(measurement):
+    errors = [""] * (COUNT - 1) + ["Traceback\nConnectionResetError: peer left"]
+    found = failures(measurement("gloo", result(errors=errors)), measurement("router", result()))
+    assert any("ConnectionResetError: peer left" in reason for reason in found.values())
+
+
+def test_an_arm_that_was_sent_other_requests_is_found_out(measurement):
+    other = result(input_lens=[128] * (COUNT - 1) + [64])
+    found = failures(*(measurement(arm, result()) for arm in ("gloo", "vllm/shm")), measurement("router", other))
+    assert [name for name in found if "same schedule" in name] == ["same schedule: TP=2, QPS 4, router, block 1"]
+
+
+def test_an_arm_that_stumbled_is_found_out_even_if_it_ran_first_and_the_others_are_not_blamed(measurement):
+    first = measurement("gloo", result(late_s={number: 1.0 for number in range(5, 9)}))
+    found = failures(first, *(measurement(arm, result()) for arm in ("vllm/shm", "router")))
+    assert list(found) == ["same schedule: TP=2, QPS 4, gloo, block 1"]
+    assert "1000 ms" in found["same schedule: TP=2, QPS 4, gloo, block 1"]
+
+
+def test_blocks_have_schedules_of_their_own(measurement):
+    late = {number: 0.6 for number in range(10)}
+    members = [measurement(arm, result(late), block=2) for arm in ("gloo", "router")]
+    members += [measurement(arm, result(), block=1) for arm in ("gloo", "router")]
+    assert not failures(*members)
+
+
+def test_a_client_that_sends_too_slowly_is_found_out(measurement):
+    slow = result()
+    slow["start_times"] = (1000 + np.arange(1, COUNT + 1) / QPS * 1.05).tolist()
+    slow["duration"] = slow["start_times"][-1] + 0.035 - 1000
+    found = failures(measurement("gloo", slow), measurement("router", slow))
+    assert any("sent 3.81 requests/s where 4 were asked for" in reason for reason in found.values())
+
+
+def test_an_arm_served_by_another_all_reduce_than_intended_is_void_with_the_reason(measurement):
+    calls = [
+        call("host/one_shot", 900, by_table=True),
+        call("gloo", 100, by_table=False, reason="host/one_shot: the tensor is not contiguous"),
+    ]
+    found = failures(measurement("gloo", result()), measurement("router", result(), calls))
+    assert list(found) == ["intended all-reduce: TP=2, router, block 1"]
+    assert "10.0% of the all-reduces" in found["intended all-reduce: TP=2, router, block 1"]
+    assert "not contiguous" in found["intended all-reduce: TP=2, router, block 1"]
+
+
+def test_a_server_without_a_trace_is_void(measurement):
+    blind = measurement("router", result())
+    for path in blind.trace.iterdir():
+        path.unlink()
+    assert any(
+        "0 of 2 ranks left a trace" in reason for reason in failures(measurement("gloo", result()), blind).values()
+    )

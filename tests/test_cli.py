@@ -1,0 +1,164 @@
+"""The command line as a user meets it: a mistake costs seconds, is named, and leaves nothing behind."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SYMMLIB = Path(sys.executable).with_name("symmlib")
+
+TYPO = """schema = 1
+[[table]]
+device = "cpu"
+world_size = 2
+dtype = "bfloat16"
+mode = "eager"
+multicast = false
+source = "by hand"
+[[table.route]]
+max_byte = 1024
+backend = "gloo"
+"""
+
+SERVING = "name: mine\nparameters:\n  04_serving: {model: MODEL, tp: [TP]}\n"
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Runs `symmlib ...`, which must refuse it in a line without a traceback; returns that line."""
+
+    def run(*arguments) -> str:
+        done = subprocess.run(
+            [SYMMLIB, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode != 0, done.stdout
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith(("symmlib: ", "usage: ")), done.stderr
+        return done.stderr
+
+    return run
+
+
+def test_an_unknown_profile_is_answered_with_the_known_ones(refused):
+    message = refused("run", "b200-tp9")
+    assert "b200-tp9" in message and "b200-tp8" in message and "smoke" in message
+
+
+def test_an_unknown_key_of_a_profile_is_named_with_its_file(refused, tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nparameters:\n  02_allreduce: {sises: 1KiB}\n")
+    message = refused("run", "mine.yaml")
+    assert "mine.yaml" in message and "'sises'" in message and "sizes" in message
+
+
+def test_an_unknown_backend_is_answered_with_the_known_ones(refused, tmp_path):
+    message = refused("allreduce", "--backends", "gloo,host/on_shot", "--out", tmp_path / "out")
+    assert "'host/on_shot'" in message and "host/one_shot" in message
+
+
+@pytest.mark.parametrize("sizes", ["1KiB:16MiB:y4", "4kilo", "16MiB:1KiB:x4", "-4KiB", ""])
+def test_a_size_that_is_none_is_quoted(refused, tmp_path, sizes):
+    message = refused("allreduce", f"--sizes={sizes}", "--out", tmp_path / "out")
+    assert sizes.split(":")[0] in message
+
+
+def test_a_world_size_beyond_one_host_is_refused(refused, tmp_path):
+    assert "world_size 9" in refused("allreduce", "--world-size", 9, "--out", tmp_path / "out")
+
+
+def test_a_tp_beyond_the_cores_is_refused_before_a_server_starts(refused, tmp_path):
+    cores = len(os.sched_getaffinity(0))
+    if cores >= 8:
+        pytest.skip("this machine has a core for every rank that can be asked for")
+    (tmp_path / "mine.yaml").write_text(SERVING.replace("MODEL", "tiny").replace("TP", str(cores + 1)))
+    message = refused("serve", "--profile", "mine.yaml", "--out", tmp_path / "out")
+    assert f"TP={cores + 1}" in message and "core" in message
+
+
+def test_a_typo_in_a_routing_table_is_found_by_file_table_and_key(refused, tmp_path):
+    (tmp_path / "routing.toml").write_text(TYPO)
+    message = refused("routes", "show", "routing.toml")
+    for part in ("routing.toml", "table 1", "route 1", "max_byte"):
+        assert part in message
+
+
+@pytest.mark.parametrize("command", [("allreduce",), ("serve", "--profile", "smoke")])
+def test_an_output_directory_that_cannot_be_written_is_refused_at_once(refused, tmp_path, command):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot write" in refused(*command, "--out", tmp_path / "file" / "out")
+
+
+def test_a_reports_directory_that_cannot_be_made_is_refused_at_once(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot make" in refused("run", "smoke", "--reports-dir", tmp_path / "file")
+
+
+def test_a_model_directory_without_a_config_is_refused_before_a_server_starts(refused, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "mine.yaml").write_text(SERVING.replace("MODEL", str(tmp_path / "model")).replace("TP", "2"))
+    assert "config.json" in refused("serve", "--profile", "mine.yaml", "--out", tmp_path / "out")
+
+
+def test_an_empty_argument_is_no_default(refused, tmp_path):
+    assert "unknown profile ''" in refused("run", "")
+    assert "empty" in refused("allreduce", "--out", "")
+
+
+def test_a_second_measurement_into_one_directory_is_refused(refused, tmp_path):
+    raw = tmp_path / "out" / "raw" / "allreduce"
+    raw.mkdir(parents=True)
+    directory = os.open(raw, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    try:
+        message = refused("allreduce", "--sizes", "4KiB", "--backends", "gloo", "--out", tmp_path / "out")
+    finally:
+        os.close(directory)
+    assert "another measurement writes to" in message
+
+
+def test_output_that_cannot_be_written_does_not_end_a_measurement(tmp_path):
+    command = (
+        f"{SYMMLIB} allreduce --sizes 4KiB --launches 1 --backends host/one_shot --out {tmp_path / 'out'} >/dev/full"
+    )
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120)
+    assert (tmp_path / "out" / "results" / "allreduce_summary.csv").is_file()
+
+
+def test_what_was_measured_is_printed_and_routed_and_what_was_not_is_no_candidate(tmp_path):
+    command = [
+        SYMMLIB,
+        "allreduce",
+        "--sizes",
+        "4KiB",
+        "--launches",
+        "1",
+        "--backends",
+        "gloo,host/one_shot",
+        "--out",
+        "out",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "host/one_shot" in done.stdout and (tmp_path / "out" / "routing.toml").is_file()
+    check = [SYMMLIB, "routes", "derive", "out", "--candidates", "nccl"]
+    refused = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 1 and "none of the candidates was measured" in refused.stderr
+
+
+def test_routes_show_says_what_serves_which_size_and_why(tmp_path):
+    command = [SYMMLIB, "routes", "show", "--device", "cpu", "--world-size", "2", "--dtype", "bfloat16"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "host/two_shot" in done.stdout and "every size" in done.stdout
+
+
+def test_the_doctor_says_what_this_machine_can_run_and_why_not_the_rest(tmp_path):
+    done = subprocess.run([SYMMLIB, "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("  ") and "->" not in line}
+    assert lines["host/one_shot"].split()[0] == "ok"
+    assert "make report" in done.stdout
+    for line in lines.values():  # whatever cannot run says why
+        assert line.split()[0] in ("ok", "no") and len(line.split()) > 2, line
