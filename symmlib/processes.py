@@ -11,7 +11,11 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from symmlib.errors import SymmlibError, UsageError
 
@@ -99,16 +103,28 @@ class ProcessGroup:
                 f"{self.command} did not end within {timeout_s:g} s. The end of its log {self.log}:\n{self.tail()}"
             ) from None
 
-    def end(self, grace_s: float = 10) -> None:
-        """SIGTERM to the group; after `grace_s` seconds SIGKILL to it and all its descendants. Safe to call again."""
+    def end(self, grace_s: float = 10, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """SIGTERM to the group; after `grace_s` seconds SIGKILL to it and all its descendants. Safe to call again.
+
+        `meanwhile` is called again and again until the last of them is gone.
+        """
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or was asked before
             self._control.write(f"{grace_s}\n".encode())
         self._control.close()
-        try:
-            self._supervisor.wait(grace_s + 20)  # the supervisor's own patience with SIGKILL is 10 s
-        except subprocess.TimeoutExpired:
-            self._supervisor.kill()
-            self._supervisor.wait()
+        deadline = time.monotonic() + grace_s + 20  # the supervisor's own patience with SIGKILL is 10 s
+        while self._supervisor.poll() is None:
+            if time.monotonic() > deadline:
+                self._supervisor.kill()
+                self._supervisor.wait()
+            meanwhile()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(0.01)
+
+    def members(self) -> list[int]:
+        """The process ids of the command and all that it started, orphans included; empty once it has ended."""
+        with contextlib.suppress(psutil.Error):
+            return [process.pid for process in psutil.Process(self._supervisor.pid).children(recursive=True)]
+        return []
 
     def tail(self, lines: int = 20) -> str:
         """The last `lines` lines of the log, read from its end only: server logs grow large."""

@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
@@ -189,7 +187,7 @@ class Server:
         if self._turn is None:
             return  # and its process id may be somebody else's by now
         self._note_memory()
-        self._group.end(grace_s)
+        self._group.end(grace_s, self._note_memory)  # a server that is still starting may make some as it is ended
         for path in self._memory:
             path.unlink(missing_ok=True)
         os.close(self._turn)
@@ -207,9 +205,8 @@ class Server:
 
         Noted while they live, by what each has mapped, so that nobody else's is ever touched.
         """
-        with contextlib.suppress(psutil.Error):
-            for process in [psutil.Process(self._group.pid), *psutil.Process(self._group.pid).children(recursive=True)]:
-                self._memory.update(shared_memory_of(process.pid))
+        for pid in self._group.members():
+            self._memory.update(shared_memory_of(pid))
 
     def _log_end(self) -> str:
         cause = self._group.first_error()
