@@ -1,0 +1,85 @@
+"""What of the ranks' GPUs decides which kernels run on them, how large, and by which routing table.
+
+Everything here but `describe` is arithmetic on a record, so that a laptop can ask what a node would do.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from symmlib.communicators import base
+
+ONE_GPU = "/one-gpu"  # ends a table's device where ranks share a GPU: what is measured there holds for no node
+REGISTERS = 1 << 16  # 32-bit ones of a multiprocessor, from Volta to Blackwell (CUDA programming guide, appendix)
+THREADS = 2048  # resident on a multiprocessor of the data-centre GPUs of the same generations
+BLOCKS = 32  # likewise
+WARP = 32
+REGISTERS_AT_ONCE = 8  # a warp's registers are given out in units of 8 a thread
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """This rank's GPU as the group sees it.
+
+    Args:
+        name: as the driver gives it.
+        capability: (major, minor), such as (9, 0) for Hopper.
+        multiprocessors: how many it has.
+        ranks: how many ranks of the group run on it: 1 on a node, more where they share it (MPS).
+        no_multicast: why the GPUs cannot sum in an NVSwitch; empty where they can.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    ranks: int = 1
+    no_multicast: str = ""
+
+    @property
+    def key(self) -> str:
+        """How routing tables name it: "sm_90", or "sm_90/one-gpu" where ranks share it."""
+        return f"sm_{self.capability[0]}{self.capability[1]}{ONE_GPU if self.ranks > 1 else ''}"
+
+    def resident_blocks(self, threads: int, registers: int, shared_bytes: int = 0) -> int:
+        """Blocks of one rank's kernel that are on the GPU at once when every rank that shares it runs as many.
+
+        Ranks wait for each other inside such kernels. A block that has no place until another one ends would be waited
+        for by blocks that do not end before it has run: the GPU would spin for ever. `threads` of a block, `registers`
+        of a thread, `shared_bytes` of a block's shared memory (of 227 KiB on Hopper and Blackwell).
+        """
+        warps = -(-threads // WARP)
+        by_registers = REGISTERS // (-(-registers // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE * WARP * warps)
+        by_shared = (227 << 10) // (shared_bytes + 1024) if shared_bytes else BLOCKS
+        per_multiprocessor = min(by_registers, by_shared, THREADS // (warps * WARP), BLOCKS)
+        return self.multiprocessors * per_multiprocessor // self.ranks
+
+
+def describe(group: dist.ProcessGroup, device: torch.device) -> Gpu:
+    """This rank's GPU. A collective over `group` (which carries CPU objects): ranks tell each other which GPU is theirs.
+
+    `device` is a CUDA device. `no_multicast` and `ranks` are the same on every rank; `ranks` is that of the GPU with
+    the most.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    identities: list[str] = [""] * group.size()
+    dist.all_gather_object(identities, str(properties.uuid), group=group)
+    multicast = base.agree(group, _multicast(device))
+    return Gpu(
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        multiprocessors=properties.multi_processor_count,
+        ranks=max(identities.count(one) for one in identities),
+        no_multicast=multicast.reason,
+    )
+
+
+def _multicast(device: torch.device) -> base.Support:
+    """Whether the driver says that this GPU has multicast; that a group has it, only a rendezvous tells."""
+    from torch._C._autograd import DeviceType
+    from torch._C._distributed_c10d import _SymmetricMemory
+
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    if not _SymmetricMemory.has_multicast_support(DeviceType.CUDA, index):
+        return base.no("these GPUs have no NVLink multicast (an NVSwitch), which multimem needs; two_shot does not")
+    return base.YES
