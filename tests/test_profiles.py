@@ -56,8 +56,19 @@ def test_the_hash_follows_what_runs_and_not_the_description():
             {"parameters": {"02_allreduce": {"word_size": 2}}},
             r"unknown parameter 'word_size'. Did you mean 'world_size'",
         ),
-        ({"parameters": {"02_allreduce": {"world_size": "2"}}}, r"world_size must be of type int, not '2' \(str\)"),
-        ({"parameters": {"02_allreduce": {"world_size": True}}}, r"world_size must be of type int, not True \(bool\)"),
+        (
+            {"parameters": {"02_allreduce": {"world_size": "2"}}},
+            r"world_size must be of type int \| list\[int\], not '2'",
+        ),
+        (
+            {"parameters": {"02_allreduce": {"world_size": True}}},
+            r"world_size must be of type int \| list\[int\], not True",
+        ),
+        (
+            {"parameters": {"02_allreduce": {"world_size": [2, "4"]}}},
+            r"type int \| list\[int\], not \[2, '4'\] \(list\)",
+        ),
+        ({"parameters": {"02_allreduce": {"one_gpu": 1}}}, r"one_gpu must be of type bool, not 1 \(int\)"),
         ({"parameters": {"02_allreduce": {"backends": "gloo"}}}, r"backends must be of type list\[str\], not 'gloo'"),
         ({"parameters": {"02_allreduce": {"backends": [1]}}}, r"backends must be of type list\[str\], not \[1\]"),
         ({"parameters": {"02_allreduce": [2]}}, "02_allreduce must hold parameters by name"),

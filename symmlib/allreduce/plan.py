@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from symmlib.backends import BACKENDS, runs_on_cpu
@@ -21,19 +22,24 @@ class AllReducePlan:
     """World size, backends and sizes to measure, and how often. Raises `UsageError` for anything it cannot mean.
 
     `backends` and `sizes` may be given as on the command line ("gloo,host/one_shot", "1KiB:16MiB:x4") or as lists;
-    they are kept as tuples, sizes in bytes per rank.
+    they are kept as tuples, sizes in bytes per rank. `world_size` is one number or several; each is measured in turn,
+    by the plan that `each` makes for it. Only such plans, of one world size, reach launches, ranks and checks.
 
     A launch is one fresh torchrun. In a launch each size has `rounds` rounds; a round runs every backend once, in
     random order, for up to `iterations` iterations. `budget_s` bounds the time spent on one backend at one size in one
     launch (warm-up and checks not counted), so that slow backends get fewer iterations. `seed` fixes orders and inputs.
     `device` is where messages live: where not given, "cpu" if any of the backends runs there, else "cuda".
 
+    On a CPU an iteration is one all-reduce. On GPUs it is one replay of a CUDA graph of several all-reduces, and its
+    sample is the mean over that replay: one alone is too short for a GPU's clock. `one_gpu`: all ranks run on the first
+    GPU, under NVIDIA MPS; its memory stands in for NVLink, so such times hold for no node.
+
     `refine_s`: seconds that may be spent, after that, on sizes around bounds that are not known within half an octave.
     `routing_table`: the file by which the name `router` among the backends is served. `misaligned`: messages start one
     element into their allocation.
     """
 
-    world_size: int
+    world_size: int | tuple[int, ...]
     backends: tuple[str, ...]
     sizes: tuple[int, ...]
     dtype: str = "bfloat16"
@@ -47,6 +53,7 @@ class AllReducePlan:
     refine_s: float = 0
     routing_table: str = ""
     misaligned: bool = False
+    one_gpu: bool = False
 
     def __post_init__(self):
         known = [*BACKENDS, ROUTER] if self.routing_table else [*BACKENDS]
@@ -58,12 +65,23 @@ class AllReducePlan:
                 raise unknown(key, getattr(self, key), valid)
         if self.mode == "graph" and self.device == "cpu":
             raise UsageError("mode 'graph' means CUDA graphs, which need a GPU; on device 'cpu' choose mode 'eager'.")
-        for key, least in (("world_size", 2), ("launches", 1), ("rounds", 1), ("iterations", 1), ("seed", 0)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"{key} {value!r} is not a whole number of at least {least}.")
-        if self.world_size > MAX_WORLD_SIZE:
-            raise UsageError(f"world_size {self.world_size} is more than {MAX_WORLD_SIZE}, the most one host serves.")
+        if not isinstance(self.one_gpu, bool):
+            raise UsageError(f"one_gpu {self.one_gpu!r} is neither true nor false.")
+        if self.one_gpu and self.device == "cpu":
+            on_cpu = ", ".join(filter(runs_on_cpu, self.backends)) or "device 'cpu'"
+            raise UsageError(f"one_gpu puts all ranks on a GPU, and {on_cpu} sums in the host's memory. Leave one out.")
+        if isinstance(self.world_size, list | tuple):
+            object.__setattr__(self, "world_size", tuple(self.world_size))
+        for world_size in self.world_sizes:
+            _require_count("world_size", world_size, 2)
+            if world_size > MAX_WORLD_SIZE:
+                raise UsageError(f"world_size {world_size} is more than {MAX_WORLD_SIZE}, the most one host serves.")
+            if self.world_sizes.count(world_size) > 1:
+                raise UsageError(f"world_size {world_size} is named twice.")
+        if not self.world_sizes:
+            raise UsageError("no world_size to measure. Name one, such as 2, or some, such as [2, 4, 8].")
+        for key, least in (("launches", 1), ("rounds", 1), ("iterations", 1), ("seed", 0)):
+            _require_count(key, getattr(self, key), least)
         if isinstance(self.budget_s, bool) or not isinstance(self.budget_s, (int, float)) or not self.budget_s > 0:
             raise UsageError(f"budget_s {self.budget_s!r} is not a positive number of seconds.")
         if isinstance(self.refine_s, bool) or not isinstance(self.refine_s, (int, float)) or not self.refine_s >= 0:
@@ -80,6 +98,15 @@ class AllReducePlan:
                     f"{format_size(size)} is more than {format_size(MAX_BYTES)}, the largest that fits a check."
                 )
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """All of them, in the order in which they are measured."""
+        return self.world_size if isinstance(self.world_size, tuple) else (self.world_size,)
+
+    def each(self) -> Iterator["AllReducePlan"]:
+        """This plan for each of its world sizes alone, in their order."""
+        return (dataclasses.replace(self, world_size=world_size) for world_size in self.world_sizes)
+
     def dumps(self) -> str:
         """JSON, for the ranks and for the run's record."""
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -88,6 +115,11 @@ class AllReducePlan:
     def loads(cls, text: str) -> "AllReducePlan":
         """The plan that `dumps` wrote."""
         return cls(**json.loads(text))
+
+
+def _require_count(key: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{key} {value!r} is not a whole number of at least {least}.")
 
 
 def _backends(given: str | list | tuple, known: list[str]) -> tuple[str, ...]:

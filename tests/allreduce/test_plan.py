@@ -24,12 +24,31 @@ def test_messages_live_where_the_backends_run():
     assert AllReducePlan(2, "nccl,symm_mem/one_shot", "1KiB", mode="graph").device == "cuda"
 
 
+def test_several_world_sizes_are_one_plan_each():
+    plan = AllReducePlan([4, 2], "symm_mem/one_shot", "1KiB", one_gpu=True)
+    assert plan.world_size == (4, 2) and plan.device == "cuda"
+    assert [one.world_size for one in plan.each()] == [4, 2]
+    assert {one.one_gpu for one in plan.each()} == {True}
+    assert AllReducePlan.loads(plan.dumps()) == plan
+    alone = AllReducePlan(**GOOD)
+    assert list(alone.each()) == [alone]
+
+
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
         ({"world_size": 1}, "world_size 1 is not a whole number of at least 2"),
         ({"world_size": 9}, "world_size 9 is more than 8"),
         ({"world_size": "2"}, "world_size '2' is not a whole number"),
+        ({"world_size": []}, "no world_size to measure. Name one, such as 2"),
+        ({"world_size": [2, 1]}, "world_size 1 is not a whole number of at least 2"),
+        ({"world_size": [2, [4]]}, r"world_size \[4\] is not a whole number"),
+        ({"world_size": [2, True]}, "world_size True is not a whole number"),
+        ({"world_size": [4, 16]}, "world_size 16 is more than 8"),
+        ({"world_size": [2, 4, 2]}, "world_size 2 is named twice"),
+        ({"one_gpu": True}, "one_gpu puts all ranks on a GPU, and gloo sums in the host's memory"),
+        ({"backends": "nccl", "device": "cpu", "one_gpu": True}, "one_gpu puts all ranks on a GPU, and device 'cpu'"),
+        ({"one_gpu": 1}, "one_gpu 1 is neither true nor false"),
         ({"backends": ["glo"]}, "unknown backend 'glo'. Did you mean 'gloo'"),
         ({"backends": "gloo,gloo"}, "named twice"),
         ({"backends": []}, "no backends"),
