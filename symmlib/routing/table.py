@@ -17,6 +17,7 @@ from symmlib.backends import BACKENDS
 from symmlib.errors import UsageError, unknown
 
 SCHEMA = 1
+ONE_GPU = "/one-gpu"  # as in `communicators.gpu`, which needs torch
 MOST = 2**62  # what fits the integers of any reader
 DTYPES = ("bfloat16", "float16", "float32")
 MODES = ("eager", "graph")
@@ -59,8 +60,9 @@ class Route:
 class Table:
     """The routes of one (device, world size, dtype, mode, multicast), in ascending order of size.
 
-    `device` is "cpu" or a CUDA architecture such as "sm_100"; `source` says where the bounds come from. `incumbent` is
-    the backend that a derived table keeps wherever no other is shown to be more than 3 % faster.
+    `device` is "cpu", a CUDA architecture such as "sm_100", or "sm_100/one-gpu" of ranks that shared one GPU: such a
+    table is never used where each rank has its own, nor the other way round. `source` says where the bounds come from.
+    `incumbent` is the backend that a derived table keeps wherever no other is shown to be more than 3 % faster.
     """
 
     device: str
@@ -73,8 +75,11 @@ class Table:
     incumbent: str | None = None
 
     def __post_init__(self):
-        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|sm_[1-9][0-9]{1,3}", self.device):
-            raise UsageError(f'device: {self.device!r} is neither "cpu" nor a CUDA architecture such as "sm_100".')
+        if not isinstance(self.device, str) or not re.fullmatch(rf"cpu|sm_[1-9][0-9]{{1,3}}({ONE_GPU})?", self.device):
+            raise UsageError(
+                f'device: {self.device!r} is neither "cpu" nor a CUDA architecture such as "sm_100", with {ONE_GPU!r} '
+                "after it where ranks shared one GPU."
+            )
         _require_count("world_size", self.world_size, least=2)
         for key, valid in (("dtype", DTYPES), ("mode", MODES)):
             if getattr(self, key) not in valid:
@@ -162,6 +167,24 @@ class RoutingTable:
         """The table for exactly this key, or None."""
         wanted = (device, world_size, dtype, mode, multicast)
         return next((table for table in self.tables if table.key == wanted), None)
+
+    def why_none(self, *, device: str, world_size: int, dtype: str, mode: str, multicast: bool) -> str:
+        """Why `find` has no table for this key, and what to do where tables of the same GPUs do not hold."""
+        reason = f"no table for {_describe((device, world_size, dtype, mode, multicast))}"
+        measured = {table.device for table in self.tables}
+        alone = device.removesuffix(ONE_GPU)
+        shared = alone + ONE_GPU
+        if device == alone and device not in measured and shared in measured:
+            reason += (
+                f": the file's tables are of ranks that share one GPU ({shared}), where HBM stood in for NVLink; "
+                "derive one here with symmlib routes derive"
+            )
+        elif device == shared and device not in measured and alone in measured:
+            reason += (
+                f": the file's tables are of ranks with a GPU each ({alone}), and here ranks share one, whose HBM "
+                "stands in for NVLink; derive one here with symmlib routes derive"
+            )
+        return reason
 
     def dumps(self) -> str:
         """Canonical TOML: tables in order of their keys, one spelling for every value. Equal tables, equal bytes."""
