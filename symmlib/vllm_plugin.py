@@ -146,12 +146,14 @@ class _VllmShm:
 
 
 def _table_of_one(backend: str, communicator):
-    """A table in which `backend` serves every size and dtype."""
-    from symmlib.communicators.base import device_key
+    """A table in which `backend` serves every size and dtype. Collective on GPUs."""
+    from symmlib.communicators.gpu import describe
     from symmlib.routing import Route, RoutingTable, Table
     from symmlib.routing.table import DTYPES
 
-    device, mode, source = device_key(_device(communicator)), _mode(communicator), f"{ALLREDUCE}={backend}"
+    on = _device(communicator)
+    device = describe(communicator.cpu_group, on).key if on.type == "cuda" else "cpu"
+    mode, source = _mode(communicator), f"{ALLREDUCE}={backend}"
     routes = (Route(None, backend),)
     return RoutingTable(
         tuple(

@@ -86,14 +86,6 @@ class Unavailable:
         pass
 
 
-def device_key(device: torch.device) -> str:
-    """How routing tables name a device: "cpu", or a GPU's architecture such as "sm_100"."""
-    if device.type == "cpu":
-        return "cpu"
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
-
-
 def agree(group: dist.ProcessGroup, support: Support) -> Support:
     """The same `Support` on every rank: truthy only where it is on all of them, else the first failing rank's reason.
 

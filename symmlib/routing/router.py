@@ -8,18 +8,20 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.compiler import is_dynamo_compiling
 
 from symmlib.backends import FIXED_ORDER
 from symmlib.communicators import base
 from symmlib.communicators.catalog import close_backends, open_backends
-from symmlib.communicators.symm_mem import multicast_support
-from symmlib.errors import RankLost, RanksDisagree
+from symmlib.communicators.gpu import Gpu, describe
+from symmlib.errors import RankLost, RanksDisagree, SymmlibError
+from symmlib.routing import ops
 from symmlib.routing import table as tables
 from symmlib.routing.table import RoutingTable, Table
 from symmlib.routing.trace import Served, Trace
 from symmlib.sizes import format_size
 
-DTYPES = tuple(getattr(torch, name) for name in tables.DTYPES)
+DTYPES = {getattr(torch, name): name for name in tables.DTYPES}
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,11 @@ class Router:
         without: families not to open ("symm_mem"), each with the reason, which `explain` then shows.
         timeout_s: how long the ranks wait for each other to come here.
 
-    Raises `RankLost` if a rank died or does not come in time, and `RanksDisagree` on every rank if tables, mode or
-    `batch_invariant` differ between ranks. What the table does not cover goes to the fallback, `gloo` or `nccl`, and
-    each reason for that is logged once: no route is guessed from another world size, dtype or machine.
+    Raises `RankLost` if a rank died or does not come in time, and `RanksDisagree` on every rank if tables, kind of
+    device, mode or `batch_invariant` differ between ranks. What the table does not cover goes to the fallback, `gloo`
+    or `nccl`, and each reason for that is logged once: no route is guessed from another world size, dtype or machine,
+    nor from ranks that share a GPU to ranks with one each. Where ranks share a GPU there is no `nccl`, and then the
+    table must cover what is reduced.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class Router:
         timeout_s: float = 300,
     ):
         self.name = "router"
-        self.device = torch.device(device)
+        self.device = _with_index(torch.device(device))
         self.world_size = group.size()
         self.mode = mode
         self.table = table if table is not None else RoutingTable.builtin()
@@ -76,32 +80,43 @@ class Router:
         _meet(group, timeout_s)
         self._require_agreement(group, batch_invariant)
 
-        self.fallback = "gloo" if self.device.type == "cpu" else "nccl"
-        self.multicast = bool(base.agree(group, multicast_support(self.device)))
-        found = {dtype: self._find(dtype) for dtype in DTYPES}
-        names = {route.backend for table in found.values() if table for route in table.routes}
+        self.gpu = describe(group, self.device) if self.device.type == "cuda" else None
+        self.setting = setting(self.gpu, world_size=self.world_size, mode=mode)
+        self.fallback = "nccl" if self.gpu else "gloo"
+        found = {dtype: self.table.find(**self.setting, dtype=name) for dtype, name in DTYPES.items()}
+        names = {self.fallback} | {route.backend for table in found.values() if table for route in table.routes}
         shut = {name: (without or {})[name.split("/")[0]] for name in names if name.split("/")[0] in (without or {})}
-        self.backends = open_backends([self.fallback, *sorted(names - {self.fallback, *shut})], group, self.device)
+        self.backends = open_backends(sorted(names - shut.keys()), group, self.device)
         self.backends |= {name: base.Unavailable(name, reason) for name, reason in shut.items()}
         self._last_resort = self.backends[self.fallback]
         self._routes = {dtype: self._resolve(dtype, table, batch_invariant) for dtype, table in found.items()}
         self._ways: dict[torch.dtype, dict[int, Served]] = {dtype: {} for dtype in DTYPES}
         self._others: dict[tuple, Served] = {}
         self._logged: set[str] = set()
+        self.op_name = ops.register(self)
 
     def route(self, tensor: torch.Tensor) -> Decision:
         """Which backend serves `tensor`, and why; nothing is sent."""
         return self._choose(tensor)[1]
 
     def supports(self, tensor: torch.Tensor) -> base.Support:
-        """Whether the fallback, which serves whatever no route does, takes `tensor`."""
-        return self._last_resort.supports(tensor)
+        """Whether its route takes `tensor`, or else the fallback, which serves whatever no route does."""
+        backend, decision = self._choose(tensor)
+        return base.no(decision.reason) if isinstance(backend, base.Unavailable) else backend.supports(tensor)
 
     def all_reduce(self, tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Sum `tensor` elementwise over the ranks, into `out` (which may be `tensor`) or a new tensor.
 
-        A size that was met before costs two dictionary look-ups and a count more than its backend.
+        A size that was met before costs two dictionary look-ups and a count more than its backend. Under torch.compile
+        this becomes an operator (`symmlib.routing.ops`), which leaves the choice of backend to each call. There is no
+        backward. Raises `SymmlibError` where a tensor needs the fallback and this machine has none: NCCL needs a GPU
+        for each rank.
         """
+        if is_dynamo_compiling():
+            if out is None:
+                return torch.ops.symmlib.all_reduce(tensor, self.op_name)
+            torch.ops.symmlib.all_reduce_out(tensor, out, self.op_name)
+            return out
         numel = tensor.numel()
         try:
             way = self._ways[tensor.dtype][numel]
@@ -128,7 +143,8 @@ class Router:
         return pd.DataFrame(rows, columns=columns).astype({"max_bytes": "Int64"})
 
     def close(self) -> None:
-        """Close all backends and the trace. Idempotent."""
+        """Close all backends and the trace; compiled programs that use the router say so from now on. Idempotent."""
+        ops.withdraw(self.op_name)
         close_backends(self.backends)
         self.trace.close()
 
@@ -138,6 +154,8 @@ class Router:
             return _NO_WAY
         routes = self._routes[tensor.dtype]
         _, backend, decision = routes.entries[bisect_left(routes.bounds, tensor.nbytes)]
+        if isinstance(backend, base.Unavailable):
+            return _NO_WAY
         way = self._account(decision, tensor)
         way.launch = base.bind(backend, tensor.dtype, numel)
         self._ways[tensor.dtype][numel] = way
@@ -146,6 +164,9 @@ class Router:
     def _fall_back(self, tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         """Serve a tensor that is not as it should be: strided, elsewhere, of a dtype without a table."""
         backend, decision = self._choose(tensor)
+        if isinstance(backend, base.Unavailable):
+            what = f"{format_size(tensor.nbytes)} of {tensor.dtype} on {tensor.device}"
+            raise SymmlibError(f"nothing here can all-reduce {what}: {decision.reason}")
         key = decision, tensor.dtype, tensor.nbytes
         if key not in self._others:
             self._others[key] = self._account(decision, tensor)
@@ -161,14 +182,19 @@ class Router:
     def _choose(self, tensor: torch.Tensor) -> tuple[base.AllReduceBackend, Decision]:
         routes = self._routes.get(tensor.dtype)
         if routes is None:
-            return self._last_resort, Decision(self.fallback, f"no table covers dtype {tensor.dtype}")
+            return self._last_resort, self._by_fallback(f"no table covers dtype {tensor.dtype}")
         _, backend, decision = routes.entries[bisect_left(routes.bounds, tensor.nbytes)]
-        if support := backend.supports(tensor):
+        if not decision.by_table or (support := backend.supports(tensor)):
             return backend, decision
-        return self._last_resort, Decision(self.fallback, f"{backend.name}: {support.reason}")
+        return self._last_resort, self._by_fallback(f"{backend.name}: {support.reason}")
 
     def _require_agreement(self, group: dist.ProcessGroup, batch_invariant: bool) -> None:
-        mine = {"table": self.table.digest[:12], "mode": self.mode, "batch_invariant": batch_invariant}
+        mine = {
+            "table": self.table.digest[:12],
+            "device": self.device.type,
+            "mode": self.mode,
+            "batch_invariant": batch_invariant,
+        }
         everyone: list[dict] = [{}] * group.size()
         dist.all_gather_object(everyone, mine, group=group)
         for key in mine:
@@ -177,19 +203,9 @@ class Router:
                 listed = ", ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
                 raise RanksDisagree(f"the ranks' routers differ in {key} ({listed}); give every rank the same")
 
-    def _find(self, dtype: torch.dtype) -> Table | None:
-        return self.table.find(
-            device=base.device_key(self.device),
-            world_size=self.world_size,
-            dtype=str(dtype).removeprefix("torch."),
-            mode=self.mode,
-            multicast=self.multicast,
-        )
-
     def _resolve(self, dtype: torch.dtype, table: Table | None, batch_invariant: bool) -> "_Routes":
         if table is None:
-            key = f"{base.device_key(self.device)}, world size {self.world_size}, {dtype}, {self.mode}"
-            decision = Decision(self.fallback, f"no table for {key}, multicast {str(self.multicast).lower()}")
+            decision = self._by_fallback(self.table.why_none(**self.setting, dtype=DTYPES[dtype]))
             return _Routes([], [(self.fallback, self._last_resort, decision)])
         if batch_invariant:
             return _Routes([], [self._entry(_invariant(table), "one backend for every size (batch_invariant)")])
@@ -199,8 +215,24 @@ class Router:
     def _entry(self, named: str, reason: str) -> tuple[str, base.AllReduceBackend, Decision]:
         backend = self.backends[named]
         if isinstance(backend, base.Unavailable):
-            return named, self._last_resort, Decision(self.fallback, f"{named} is unavailable: {backend.reason}")
+            return named, self._last_resort, self._by_fallback(f"{named} is unavailable: {backend.reason}")
         return named, backend, Decision(named, reason, by_table=True)
+
+    def _by_fallback(self, reason: str) -> Decision:
+        if isinstance(self._last_resort, base.Unavailable):
+            reason += f"; the fallback, {self.fallback}, is unavailable: {self._last_resort.reason}"
+        return Decision(self.fallback, reason)
+
+
+def setting(gpu: Gpu | None, *, world_size: int, mode: str) -> dict:
+    """What a table must be for, dtype aside: for ranks that have `gpu`, or for ranks on the CPU where it is None."""
+    multicast = gpu is not None and not gpu.no_multicast
+    return {"device": gpu.key if gpu else "cpu", "world_size": world_size, "mode": mode, "multicast": multicast}
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """ "cuda" is the current GPU, by its number, as tensors there are on it."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _meet(group: dist.ProcessGroup, timeout_s: float) -> None:

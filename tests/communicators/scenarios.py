@@ -1,6 +1,7 @@
 """What one rank does in a test: `python scenarios.py NAME WORLD_SIZE DIRECTORY`, run by the fixture `ranks`.
 
-A scenario returns something that JSON can hold; an error of symmlib's becomes {"error": type, "message": text}.
+A scenario returns something that JSON can hold; an error of symmlib's becomes {"error": type, "message": text}. A NAME
+with a dot is one of another file beside this one.
 """
 
 import json
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -139,7 +141,8 @@ def one_rank_cannot(rank, world_size):
     """One rank lacks a feature: nobody has it, and all say why in the same words."""
     if rank == 1:
         del os.memfd_create
-    backends = open_backends(["gloo", *HOST, "symm_mem/two_shot", "triton/one_shot"], dist.group.WORLD, "cpu")
+    names = ["gloo", *HOST, "symm_mem/two_shot", "nccl", "nccl/symmetric", "vllm/custom", "vllm/flashinfer"]
+    backends = open_backends(names, dist.group.WORLD, "cpu")
     answers = {name: backend.supports(torch.ones(4)).reason for name, backend in backends.items()}
     close_backends(backends)
     return answers
@@ -151,7 +154,7 @@ def unknown_backend(rank, world_size):
 
 def routes(rank, world_size):
     """A table with a small, a large and an unavailable route; where tensors of several kinds go."""
-    entries = (Route(64, "host/two_shot"), Route(1024, "triton/one_shot"), Route(None, "host/one_shot"))
+    entries = (Route(64, "host/two_shot"), Route(1024, "symm_mem/multimem"), Route(None, "host/one_shot"))
     tables = RoutingTable((Table("cpu", world_size, "bfloat16", "eager", False, "a test", entries),))
     router = Router(dist.group.WORLD, tables, device="cpu")
     tensors = {
@@ -203,6 +206,26 @@ def router_without_a_feature(rank, world_size):
     router = Router(dist.group.WORLD, _cpu_table(world_size, Route(None, "host/one_shot")), device="cpu")
     total = router.all_reduce(torch.ones(8, dtype=torch.bfloat16))
     return [router.route(total).backend, router.route(total).reason, float(total[0])]
+
+
+def router_without_a_fallback(rank, world_size):
+    """Nothing but a table's one route, as where ranks share a GPU and NCCL cannot run: what it serves and refuses."""
+    table = _cpu_table(world_size, Route(1024, "host/one_shot"), Route(None, "symm_mem/two_shot"))
+    router = Router(dist.group.WORLD, table, device="cpu", without={"gloo": "switched off"})
+    small, large = torch.ones(8, dtype=torch.bfloat16), torch.ones(4096, dtype=torch.bfloat16)
+    refused = []
+    for tensor in (large, torch.ones(8), torch.ones(8, 8, dtype=torch.bfloat16).t(), torch.ones(8, dtype=torch.int64)):
+        try:
+            router.all_reduce(tensor)
+        except SymmlibError as error:
+            refused.append([str(error), router.supports(tensor).reason])
+    answer = {
+        "served": [float(router.all_reduce(small)[0]), bool(router.supports(small)), router.route(small).backend],
+        "refused": refused,
+        "counted": [[one.decision.backend, one.calls] for one in router.trace.served if one.calls],
+    }
+    router.close()
+    return answer
 
 
 def router_with_a_slow_rank(rank, world_size):
@@ -269,7 +292,7 @@ def run(name, rank, world_size, directory):
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
         dist.barrier()  # all have found each other before the first one can end
         try:
-            answer = globals()[name](rank, world_size)
+            answer = find(name)(rank, world_size)
         except SymmlibError as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         (directory / f"{rank}.json").write_text(json.dumps(answer))
@@ -277,6 +300,11 @@ def run(name, rank, world_size, directory):
         traceback.print_exc()
     finally:
         os._exit(0)  # without torch's goodbyes, which wait for ranks that a test has killed
+
+
+def find(name):
+    module, _, function = name.rpartition(".")
+    return getattr(import_module(module), function) if module else globals()[function]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ def test_sizes_go_where_the_table_says_and_the_rest_to_the_fallback_with_a_reaso
     reason = {kind: answer[1] for kind, answer in first.items()}
     assert backend["small"] == "host/two_shot" and "64 B" in reason["small"]
     assert backend["large"] == "host/one_shot"
-    assert backend["middle"] == "gloo" and "triton/one_shot is unavailable" in reason["middle"]
+    assert backend["middle"] == "gloo" and "symm_mem/multimem is unavailable" in reason["middle"]
     assert backend["strided"] == "gloo" and "not contiguous" in reason["strided"]
-    assert backend["no table"] == "gloo" and "no table for cpu, world size 2, torch.float16" in reason["no table"]
+    assert backend["no table"] == "gloo" and "no table for cpu, world size 2, float16" in reason["no table"]
     assert backend["integers"] == "gloo"
     assert all(first[kind][2] for kind in ("small", "middle", "large", "strided", "no table", "integers"))
 
@@ -45,6 +45,23 @@ def test_a_feature_that_one_rank_lacks_sends_all_ranks_to_the_fallback_for_one_r
     backend, reason, total = first
     assert (backend, total) == ("gloo", 2.0)
     assert "host/one_shot is unavailable: rank 1: " in reason
+
+
+def test_without_a_fallback_the_table_is_served_and_all_else_is_an_error_with_both_reasons(ranks):
+    first, second = ranks("router_without_a_fallback")
+    assert first == second
+    assert first["served"] == [2.0, True, "host/one_shot"]
+    assert first["counted"] == [["host/one_shot", 1]]
+    large, other_dtype, strided, integers = first["refused"]
+    why = "; the fallback, gloo, is unavailable: switched off"
+    for (said, unsupported), what, reason in (
+        (large, "8 KiB of torch.bfloat16 on cpu", "symm_mem/two_shot is unavailable: "),
+        (other_dtype, "32 B of torch.float32 on cpu", "no table for cpu, world size 2, float32, eager"),
+        (strided, "128 B of torch.bfloat16 on cpu", "host/one_shot: the tensor is not contiguous"),
+        (integers, "64 B of torch.int64 on cpu", "no table covers dtype torch.int64"),
+    ):
+        assert said == f"nothing here can all-reduce {what}: {unsupported}"
+        assert unsupported.startswith(reason) and unsupported.endswith(why)
 
 
 def test_a_slow_rank_is_waited_for(ranks):
