@@ -20,6 +20,7 @@ PACKAGES = (
 )  # fmt: skip
 ENVIRONMENT_PREFIXES = ("SYMMLIB_", "VLLM_", "NCCL_", "TORCH", "CUDA_", "GLOO_", "OMP_", "KMP_", "NUMBA_")
 ENVIRONMENT_NAMES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONDONTWRITEBYTECODE", "LD_PRELOAD")
+REVISION = "SYMMLIB_REVISION"
 _SECRET_WORDS = "KEY|TOKEN|SECRET|PASS|AUTH|CRED|COOKIE|PROXY|PWD|SIGN"
 _SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
 # An option is secret by its last word: --api-key and --hf-token are, --max-num-batched-tokens and --tokenizer are not.
@@ -48,9 +49,12 @@ def provenance() -> dict:
 
 
 def git() -> dict:
-    """Revision of the checkout and whether it has changes; None for both outside a checkout."""
+    """Revision of the checkout and whether it has changes; None for both outside a checkout.
+
+    A copy without its checkout, such as an image, says its revision in the environment variable SYMMLIB_REVISION.
+    """
     root = str(Path(__file__).parent.parent)
-    revision = _output("git", "-C", root, "rev-parse", "HEAD")
+    revision = _output("git", "-C", root, "rev-parse", "HEAD") or os.environ.get(REVISION)
     changes = _output("git", "-C", root, "status", "--porcelain", "--untracked-files=no")
     return {"revision": revision or None, "dirty": None if changes is None else bool(changes)}
 
@@ -90,6 +94,11 @@ def gpus() -> list[dict]:
     text = _output("nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader,nounits")
     return [dict(zip(_GPU_FIELDS, (part.strip() for part in line.split(",")), strict=False))
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
+
+
+def memory_bytes(found: list[dict]) -> list[int]:
+    """The memory of those of the GPUs in `found` (as `gpus` lists them) that tell: some share the host's."""
+    return [int(gpu["memory_mib"]) << 20 for gpu in found if gpu.get("memory_mib", "").isdigit()]
 
 
 def routed_device() -> str:

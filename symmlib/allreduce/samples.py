@@ -81,6 +81,6 @@ def _read(paths, columns: list[str]) -> pd.DataFrame:
     frames = []
     for path in sorted(paths, key=lambda path: int(path.name.split(".")[0].removeprefix("launch-"))):
         whole_lines = path.read_text().rpartition("\n")[0]  # a launch that was killed may leave half a line
-        frames.append(pd.read_csv(io.StringIO(whole_lines or ",".join(columns))))
+        frames.append(pd.read_csv(io.StringIO(whole_lines or ",".join(columns)), dtype={"reason": str}))
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

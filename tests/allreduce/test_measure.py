@@ -1,13 +1,16 @@
 """The benchmark with real ranks, started by torchrun: what it writes, and what a bad backend costs."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from symmlib.allreduce import AllReducePlan, measure, read_results
 from symmlib.allreduce.samples import SAMPLE_COLUMNS, read_checks, read_samples
@@ -23,9 +26,9 @@ def failing(monkeypatch):
     """Measure with the worker whose backends fail as told."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
 
-    def measure_failing(plan: AllReducePlan, out: Path, failures: str) -> pd.DataFrame:
+    def measure_failing(plan: AllReducePlan, out: Path, failures: str, **options) -> pd.DataFrame:
         monkeypatch.setenv("TEST_FAILURES", failures)
-        return measure(plan, out, worker="failing_worker")
+        return measure(plan, out, worker="failing_worker", **options)
 
     return measure_failing
 
@@ -77,6 +80,62 @@ def test_a_backend_that_kills_a_launch_is_named_and_the_next_launch_goes_on_with
     assert "Going on without host/one_shot" in capsys.readouterr().out
 
 
+def test_a_launch_that_hangs_is_ended_in_bounded_time_and_keeps_what_it_has(tmp_path, failing):
+    plan = AllReducePlan(backends="host/one_shot,gloo", **QUICK)
+    before = time.monotonic()
+    summary = failing(plan, tmp_path, "host/one_shot=hangs", stall_s=20).set_index("backend")
+    assert time.monotonic() - before < 240  # for ever without it: 20 s to notice, 10 s of grace, and another launch
+    assert set(summary.loc["gloo", "status"]) == {"ok"}
+    assert summary.loc["host/one_shot", "reason"].iloc[0].startswith("launch 1 made no progress for 20 s")
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info["cmdline"])]
+
+
+def test_several_world_sizes_are_measured_into_one_table_and_fail_apart(tmp_path, failing, capsys):
+    plan = AllReducePlan(backends="gloo,host/one_shot", **QUICK | {"world_size": [3, 2]})
+    summary = failing(plan, tmp_path, "host/one_shot=is killed@3")
+    assert list(summary["world_size"]) == [3] * 4 + [2] * 4  # as the plan orders them, not as numbers or names do
+    assert list(summary["backend"]) == ["gloo", "gloo", "host/one_shot", "host/one_shot"] * 2
+    status = summary.groupby(["world_size", "backend"])["status"].agg(set).to_dict()
+    assert status.pop((3, "host/one_shot")) == {"failed"}
+    assert set(map(frozenset, status.values())) == {frozenset({"ok"})}
+    assert set(summary["device"]) == {"cpu"}
+
+    samples = pd.read_csv(tmp_path / "results" / "allreduce.csv")
+    assert samples.groupby("launch")["world_size"].agg(set).to_dict() == {2: {3}, 3: {2}}  # the first one was lost
+    raw = tmp_path / "raw" / "allreduce"
+    assert AllReducePlan.loads((raw / "plan.json").read_text()) == plan
+    assert [AllReducePlan.loads((raw / f"plan-{launch}.json").read_text()) for launch in (1, 3)] == list(plan.each())
+    assert {table.world_size for table in derive(read_results([tmp_path]).timed, source="a test").tables} == {2, 3}
+    said = capsys.readouterr().out
+    assert "3 ranks, world size 1 of 2" in said and "launch 1 of 1 on 2 ranks" in said
+
+
+def test_world_sizes_that_an_interrupted_measurement_did_not_reach_are_told_apart(tmp_path, failing):
+    plan = AllReducePlan(backends="gloo", **QUICK | {"world_size": [2, 3]})
+    with pytest.raises(SymmlibError, match="launch 2 ended with exit status 1"):
+        failing(plan, tmp_path, "gloo=never opens@3")
+    summary = pd.read_csv(tmp_path / "results" / "allreduce_summary.csv")
+    assert list(summary["status"]) == ["ok", "ok", "failed", "failed"]
+    assert summary["reason"][2] == "not reached: the measurement ended before it"
+
+
+def test_further_sizes_are_found_and_measured_for_each_world_size(tmp_path, monkeypatch):
+    seen = []
+
+    def further_sizes(timed, itemsize):
+        seen.append((set(timed["world_size"]), sorted(timed["bytes"].unique())))
+        return [] if 1024 in seen[-1][1] else [1024]
+
+    monkeypatch.setattr(sys.modules[measure.__module__], "further_sizes", further_sizes)
+    plan = AllReducePlan(backends="host/one_shot", refine_s=600, **QUICK | {"world_size": [2, 3], "sizes": "2"})
+    summary = measure(plan, tmp_path)
+    assert seen == [({ranks}, sizes) for ranks in (2, 3) for sizes in ([2], [2, 1024])]
+    assert list(summary[["world_size", "bytes"]].itertuples(index=False, name=None)) == [
+        (ranks, size) for ranks in (2, 3) for size in (2, 1024)
+    ]
+    assert set(read_samples(tmp_path / "raw" / "allreduce")["launch"]) == {1, 2, 3, 4}
+
+
 def test_where_nothing_can_be_measured_every_reason_is_told_and_the_summary_is_kept(tmp_path):
     plan = AllReducePlan(backends="nccl,symm_mem/one_shot", device="cpu", **QUICK)
     with pytest.raises(SymmlibError, match="(?s)none of the backends could be measured.*nccl: .*symm_mem/one_shot: "):
@@ -103,8 +162,31 @@ def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_
 
 
 def test_more_ranks_than_gpus_are_refused(tmp_path):
+    if torch.cuda.device_count() >= 8:
+        pytest.skip("this machine has a GPU for every rank")
     with pytest.raises(UsageError, match="world_size 8 needs as many GPUs"):
         measure(AllReducePlan(8, "nccl", "1KiB"), tmp_path)
+
+
+def test_a_gpu_is_shared_only_where_there_is_one(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UsageError, match="one_gpu needs a GPU for its ranks to share, and torch .* sees none here"):
+        measure(AllReducePlan([2, 4], "symm_mem/one_shot", "1KiB", one_gpu=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one_gpu", "memory_mib", "refused"),
+    [(True, 143771, False), (True, 16384, True), (False, 16384, False), (False, 1024, True)],
+)
+def test_messages_must_fit_the_memory_of_each_gpu_for_all_ranks_on_it(monkeypatch, one_gpu, memory_mib, refused):
+    module = sys.modules[measure.__module__]
+    monkeypatch.setattr(module, "_require_gpus", lambda plan: None)
+    monkeypatch.setattr(module, "gpus", lambda: [{"memory_mib": "[N/A]"}, {"memory_mib": str(memory_mib)}])
+    plan = AllReducePlan([2, 8], "symm_mem/one_shot", "1KiB,64MiB", one_gpu=one_gpu)
+    told = pytest.raises(UsageError, match="8 ranks .* 64 MiB need about .* GB of GPU memory, and this GPU has 1")
+    with told if refused else contextlib.nullcontext():
+        module._require_room(plan)
 
 
 def test_messages_that_do_not_fit_the_machine_are_refused(tmp_path, monkeypatch):

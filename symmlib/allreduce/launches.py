@@ -1,0 +1,134 @@
+"""Fresh torchrun launches of a plan, one after the other, until as many as planned have ended well.
+
+Called by `measure`. A backend that ends a launch is named in the launch's checks and left out of those that follow.
+"""
+
+import contextlib
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from symmlib.allreduce.plan import AllReducePlan
+from symmlib.allreduce.samples import CLOSING, LaunchFiles
+from symmlib.communicators.gpu import ONE_GPU
+from symmlib.errors import SymmlibError
+from symmlib.mps import mps
+from symmlib.processes import ProcessGroup
+from symmlib.progress import duration, say
+from symmlib.provenance import routed_device
+from symmlib.runs import write_text
+from symmlib.sizes import format_size
+
+POLL_S = 0.2
+# One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
+# Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
+SHARED_GPU = {
+    "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_NVLS_ENABLE": "0",
+    "NVSHMEM_DISABLE_NVLS": "1",
+}
+
+
+@dataclass
+class Launches:
+    """The launches of one measurement, in `raw`; they count on from `number`, whatever plan they are of.
+
+    `worker` is the module that every rank runs; a launch without progress for `stall_s` seconds is ended.
+    """
+
+    raw: Path
+    worker: str
+    stall_s: float
+    number: int = 0
+
+    def run(self, plan: AllReducePlan, left_out: list[str]) -> None:
+        """Launch `plan` (of one world size) without the backends in `left_out`; one that ends a launch joins them.
+
+        Raises `SymmlibError`, with the end of its log, for a launch that ended while no backend was running.
+        """
+        path = write_text(self.raw / f"plan-{self.number + 1}.json", plan.dumps())
+        done, seconds = 0, None
+        while done < plan.launches and len(left_out) < len(plan.backends):
+            self.number += 1
+            about = f" (about {duration(seconds)} each)" if seconds else ""
+            say(f"launch {done + 1} of {plan.launches} on {plan.world_size} ranks{about}")
+            started = time.monotonic()
+            files = LaunchFiles(self.raw, self.number)
+            arguments = [str(path), str(self.number), str(self.raw), "--without", ",".join(left_out)]
+            ended, log_tail = self._launch(plan, files, arguments)
+            now = files.reported()
+            if not ended or now.get("doing") == CLOSING:  # what dies there has measured everything
+                if ended:
+                    say(f"launch {self.number} {ended} after its last measurement; its log is {files.log}")
+                done, seconds = done + 1, time.monotonic() - started
+                files.progress.unlink(missing_ok=True)
+                continue
+            if "backend" not in now:
+                doing = now.get("doing", "starting")
+                raise SymmlibError(f"launch {self.number} {ended} while {doing}. The end of {files.log}:\n{log_tail}")
+            place = f"{now['doing']} {now['backend']} at {format_size(now['bytes'])}"
+            reason = f"launch {self.number} {ended} while {place}"
+            say(f"{reason}. Going on without {now['backend']}; the log is {files.log}")
+            left_out.append(now["backend"])
+            files.append_checks(
+                [
+                    failed_check(plan, self.number, now["backend"], size, f"{reason}; see {files.log.name}")
+                    for size in plan.sizes[plan.sizes.index(now["bytes"]) :]
+                ]
+            )
+
+    def _launch(self, plan: AllReducePlan, files: LaunchFiles, arguments: list[str]) -> tuple[str, str]:
+        """Run one launch to its end. Returns what became of it ('' if all went well) and the end of its log."""
+        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
+        argv += [f"--nproc-per-node={plan.world_size}", f"--log-dir={logs}", "-m", self.worker, *arguments]
+        environment = dict(ENVIRONMENT)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, logs, ignore_errors=True)
+            if plan.one_gpu:
+                # A new one for each launch: a rank that dies in a kernel leaves its MPS in a state that nobody knows.
+                environment |= SHARED_GPU | stack.enter_context(mps(files.log.with_suffix(".mps")))
+            group = stack.enter_context(ProcessGroup(argv, log=files.log, env=environment))
+            seen, moved = {}, time.monotonic()
+            while group.poll() is None:
+                now = files.reported()
+                if now != seen:
+                    if now.get("bytes") not in (None, seen.get("bytes")):
+                        position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
+                        say(f"  {format_size(now['bytes'])}, size {position}")
+                    seen, moved = now, time.monotonic()
+                elif time.monotonic() - moved > self.stall_s:
+                    return f"made no progress for {self.stall_s:g} s{_first_error(group)}", group.tail()
+                time.sleep(POLL_S)
+            status = group.poll()
+            return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()
+
+
+def device_key(plan: AllReducePlan) -> str:
+    """The column `device` of what `plan` measures here: "cpu", "sm_90", or "sm_90/one-gpu" where ranks share a GPU."""
+    return "cpu" if plan.device == "cpu" else routed_device() + (ONE_GPU if plan.one_gpu else "")
+
+
+def failed_check(plan: AllReducePlan, launch: int, backend: str, size: int, reason: str) -> dict:
+    """The row (`samples.CHECK_COLUMNS`) of a point of `plan`, of one world size, that has no time for `reason`."""
+    return {
+        "launch": launch,
+        "backend": backend,
+        "world_size": plan.world_size,
+        "dtype": plan.dtype,
+        "mode": plan.mode,
+        "bytes": size,
+        "device": device_key(plan),
+        "multicast": False,
+        "status": "failed",
+        "reason": reason,
+    }
+
+
+def _first_error(group: ProcessGroup) -> str:
+    """The log's first error in parentheses, such as to be appended to what became of a launch; else empty."""
+    return f" ({found})" if (found := group.first_error()) else ""
