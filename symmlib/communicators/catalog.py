@@ -8,7 +8,8 @@ from symmlib.communicators import base
 from symmlib.communicators.distributed import open_distributed
 from symmlib.communicators.host import TIMEOUT_S, HostCommunicator
 from symmlib.communicators.symm_mem import SymmMemCommunicator
-from symmlib.communicators.vllm_peers import VllmShm
+from symmlib.communicators.triton import TritonCommunicator
+from symmlib.communicators.vllm_peers import VllmShm, VllmSymmMem
 from symmlib.errors import unknown
 
 NOT_WRAPPED = "symmlib has no code for it yet"
@@ -33,6 +34,11 @@ def open_backends(
         opened |= _reasons_for(HostCommunicator(group, timeout_s=host_timeout_s))
     if "symm_mem" in families:
         opened |= _reasons_for(SymmMemCommunicator(group, device))
+    if "triton" in families:
+        opened |= _reasons_for(TritonCommunicator(group, device))
+    if "vllm/symm_mem" in names:
+        peer = VllmSymmMem(group, device)
+        opened[peer.name] = peer if peer.support else base.Unavailable(peer.name, peer.support.reason)
     if "vllm/shm" in names:
         shm = VllmShm(group)
         opened[shm.name] = shm if shm.support else base.Unavailable(shm.name, shm.support.reason)

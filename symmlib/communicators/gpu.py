@@ -56,7 +56,7 @@ class Gpu:
 
 
 def describe(group: dist.ProcessGroup, device: torch.device) -> Gpu:
-    """This rank's GPU. A collective over `group` (which carries CPU objects): ranks tell each other which GPU is theirs.
+    """This rank's GPU. A collective over `group`, which carries CPU objects: ranks tell each other which is theirs.
 
     `device` is a CUDA device. `no_multicast` and `ranks` are the same on every rank; `ranks` is that of the GPU with
     the most.
@@ -83,3 +83,24 @@ def _multicast(device: torch.device) -> base.Support:
     if not _SymmetricMemory.has_multicast_support(DeviceType.CUDA, index):
         return base.no("these GPUs have no NVLink multicast (an NVSwitch), which multimem needs; two_shot does not")
     return base.YES
+
+
+class OneStream:
+    """Keeps a group's kernels in one order: those of two streams could each wait for peers that run the other's.
+
+    Ranks call a group's operations in the same order, so it is enough that each rank's GPU runs them in that order.
+    `enter` before each: where the current stream has changed, it waits for what the one before still has to do. While a
+    CUDA graph is captured it does nothing; whoever replays graphs on several streams at once orders them himself.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._last: torch.cuda.Stream | None = None
+
+    def enter(self) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            return
+        current = torch.cuda.current_stream(self._device)
+        if self._last is not None and current != self._last:
+            current.wait_stream(self._last)
+        self._last = current

@@ -2,135 +2,190 @@
 
 Every rank allocates the same buffer, a rendezvous maps all of them into every rank, and one kernel reads and writes
 peers' memory over NVLink. Unlike vLLM's communicator over the same operations (pull request 20759) this one follows
-the input's dtype, agrees across ranks on what is available, and needs NVLink multicast for `multimem` only.
+the input's dtype, agrees across ranks on what is available, saves copies, and needs NVLink multicast for `multimem`
+only.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from symmlib.communicators import base
+from symmlib.communicators.gpu import Gpu, OneStream, describe
 from symmlib.errors import SymmlibError
 
 DTYPES = (torch.bfloat16, torch.float32)  # what torch's kernels are compiled for
-ALIGNMENT_BYTES = 4  # the least that torch's kernels accept; below 16 they take a slower path
+TWO_SHOT_WORLD_SIZES = (2, 4, 8)  # likewise, for the two-shot that writes its result elsewhere
+VECTOR_BYTES = 16  # torch's kernels move so much at once; what is not a multiple goes through the padded buffer
 MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How torch launches a kernel (CUDASymmetricMemoryOps.cu of torch 2.11): so many `blocks` at most of `threads`.
+
+    `registers` of a thread: the most that the kernel's launch bounds leave it. `split`: whether a rank's blocks share
+    its part of the message only, and not the whole.
+    """
+
+    blocks: int
+    threads: int
+    registers: int
+    split: bool
+
+    def largest(self, gpu: Gpu, world_size: int) -> int | None:
+        """The largest message in bytes whose blocks are all on the GPU at once, when ranks share it; None: any.
+
+        Each block waits inside the kernel for the block of its number on every other rank. With 8 ranks of 24 blocks on
+        the 132 multiprocessors of an H200, each of which holds one such block of two-shot, the last ones would find no
+        place until the first ones end, which wait for them: the hang that was seen from 4 MiB on.
+        """
+        resident = gpu.resident_blocks(self.threads, self.registers)
+        if resident >= self.blocks:
+            return None
+        return resident * self.threads * VECTOR_BYTES * (world_size if self.split else 1)
+
+
+TWO_SHOT = Grid(blocks=24, threads=1024, registers=64, split=True)
 
 
 class SymmMemCommunicator:
     """Owns the symmetric buffers that its backends share. Collective: every rank of `group` must construct it.
 
     Args:
-        group: a process group with one rank a GPU that also carries CPU objects.
+        group: a process group that also carries CPU objects (gloo).
         device: this rank's GPU. On a CPU device everything is unavailable, with the reason.
-        max_bytes: the largest message; one buffer of this size per dtype, made when the dtype is first used.
+        max_bytes: the largest message, and the size of the buffer through which messages go that lie elsewhere.
 
-    All operations of one communicator must come from one CUDA stream, the same on every rank's side of the group: the
-    kernels of two streams would wait for each other's peers and never end (torch's own condition).
+    `empty` gives tensors that lie in symmetric memory: summed in place by two_shot or multimem, or by one_shot, they
+    need no copy. Operations may come from any stream, one at a time: see `gpu.OneStream`.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, *, max_bytes: int = MAX_BYTES):
         self.group, self.device, self.max_bytes = group, torch.device(device), max_bytes
         self.world_size = group.size()
-        self._buffers: dict[torch.dtype, torch.Tensor] = {}
-        self.support = base.agree(group, self._machine_support())
+        self._buffer = self._handle = None
+        self._symmetric: list[torch.Tensor] = []  # what `empty` gave away; kept, because peers have it mapped
+        self.support = base.agree(group, _machine_support(self.device))
+        multicast = self.support
         if self.support:
+            self.gpu = describe(group, self.device)
+            self.support = base.agree(group, why_not(self.gpu, self.world_size))
+        if self.support:
+            self._stream = OneStream(self.device)
             self.support = base.agree(group, self._try_rendezvous())
-        multicast = base.agree(group, multicast_support(self.device)) if self.support else self.support
+            multicast = base.agree(group, self._multicast()) if self.support else self.support
         self.backends = {
-            "symm_mem/one_shot": SymmMemBackend("symm_mem/one_shot", self, self._one_shot, self.support),
-            "symm_mem/two_shot": SymmMemBackend("symm_mem/two_shot", self, self._two_shot, self.support),
-            "symm_mem/multimem": SymmMemBackend("symm_mem/multimem", self, self._multimem, multicast),
+            "symm_mem/one_shot": OneShot("symm_mem/one_shot", self, self.support),
+            "symm_mem/two_shot": TwoShot("symm_mem/two_shot", self, self.support),
+            "symm_mem/multimem": Multimem("symm_mem/multimem", self, multicast),
         }
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor in symmetric memory, to be written by what comes before an all-reduce.
+
+        Collective: all ranks ask for the same shapes and dtypes in the same order. It lives as long as the
+        communicator. Raises `SymmlibError` where symmetric memory is unavailable or the dtype is none of `DTYPES`.
+        """
+        if not self.support:
+            raise SymmlibError(f"there is no symmetric memory here: {self.support.reason}")
+        if dtype not in DTYPES:
+            raise SymmlibError(f"torch's symmetric-memory kernels take bfloat16 and float32, not {dtype}")
+        tensor = self._allocate(shape, dtype)
+        self._symmetric.append(tensor)
+        return tensor
+
+    def is_symmetric(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` lies in what `empty` gave, and where torch's kernels can use it."""
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        return is_aligned(tensor) and any(
+            one.data_ptr() <= start and end <= one.data_ptr() + one.nbytes for one in self._symmetric
+        )
 
     def check(self, tensor: torch.Tensor) -> base.Support:
         """Whether the communicator's kernels take `tensor`."""
         if tensor.device != self.device:
             return base.no(f"the tensor is on {tensor.device}, this communicator on {self.device}")
         if tensor.dtype not in DTYPES:
-            return base.no(f"torch's symmetric-memory kernels take bfloat16 and float32, not {tensor.dtype}")
-        if not tensor.is_contiguous():
-            return base.no("the tensor is not contiguous; call .contiguous() first")
+            return base.no(f"torch's kernels sum bfloat16 and float32, not {tensor.dtype}; triton/* do")
         if not tensor.numel():
             return base.no("the tensor is empty")
         if tensor.nbytes > self.max_bytes:
             return base.no(f"{tensor.nbytes} bytes are more than the buffer's {self.max_bytes} (max_bytes)")
-        if tensor.nbytes % ALIGNMENT_BYTES:
-            return base.no(f"{tensor.nbytes} bytes are no multiple of {ALIGNMENT_BYTES}, which torch's kernels need")
         return base.YES
+
+    def enter(self) -> None:
+        """To be called before each operation; see `gpu.OneStream`."""
+        self._stream.enter()
+
+    def staging(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A flat part of the buffer with room for `tensor`'s elements, padded to whole vectors."""
+        padded = -(-tensor.nbytes // VECTOR_BYTES) * VECTOR_BYTES
+        return self._buffer[:padded].view(tensor.dtype)
 
     def close(self) -> None:
         """Let go of the buffers; torch unmaps them when nothing refers to them any more."""
-        self._buffers.clear()
+        self._buffer = self._handle = None
+        self._symmetric.clear()
 
-    def _one_shot(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        """Copy in and reduce in one kernel; every rank reads (world_size - 1) * bytes."""
-        name = self.group.group_name
-        torch.ops.symm_mem.one_shot_all_reduce_copy_out(self._staging(tensor), tensor, "sum", name, out)
-
-    def _two_shot(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        staging = self._staging(tensor).copy_(tensor)
-        torch.ops.symm_mem.two_shot_all_reduce_(staging, "sum", self.group.group_name)
-        out.copy_(staging)
-
-    def _multimem(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        staging = self._staging(tensor).copy_(tensor)
-        torch.ops.symm_mem.multimem_all_reduce_(staging, "sum", self.group.group_name)
-        out.copy_(staging)
-
-    def _staging(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of the dtype's symmetric buffer that holds `tensor`'s elements, in its shape."""
-        buffer = self._buffers.get(tensor.dtype)
-        if buffer is None:
-            buffer = self._buffers[tensor.dtype] = self._allocate(tensor.dtype, self.max_bytes)
-        return buffer[: tensor.numel()].view(tensor.shape)
-
-    def _allocate(self, dtype: torch.dtype, nbytes: int) -> torch.Tensor:
-        """A symmetric buffer of `nbytes`. Collective: all ranks meet a dtype first in the same call."""
+    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         from torch.distributed import _symmetric_memory
 
-        buffer = _symmetric_memory.empty(nbytes // dtype.itemsize, dtype=dtype, device=self.device)
-        _symmetric_memory.rendezvous(buffer, self.group.group_name)
-        return buffer
-
-    def _machine_support(self) -> base.Support:
-        if self.device.type != "cuda" or not torch.cuda.is_available():
-            return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
-        if torch.cuda.get_device_capability(self.device)[0] < 9:
-            return base.no(f"{torch.cuda.get_device_name(self.device)} is older than Hopper (sm_90)")
-        if self.world_size < 2:
-            return base.no("there is nothing to reduce over one rank")
-        return base.YES
+        tensor = _symmetric_memory.empty(shape, dtype=dtype, device=self.device)
+        self._handle = _symmetric_memory.rendezvous(tensor, self.group.group_name)
+        return tensor
 
     def _try_rendezvous(self) -> base.Support:
-        """Meet once with a small buffer: what fails in containers or without Fabric Manager fails here, not later."""
+        """Make the buffer: what fails in containers or without Fabric Manager fails here, not later."""
         try:
-            self._allocate(torch.bfloat16, 4096)
+            self._buffer = self._allocate((self.max_bytes,), torch.uint8)
         except RuntimeError as error:
             return base.no(f"the ranks' GPUs cannot map each other's memory: {error}")
         return base.YES
 
+    def _multicast(self) -> base.Support:
+        """A GPU with multicast may be in a group without: the rendezvous says so by an address or none."""
+        if self.gpu.no_multicast:
+            return base.no(self.gpu.no_multicast)
+        if not self._handle.multicast_ptr:
+            return base.no("these GPUs have multicast, but this group's memory got no multicast address")
+        return base.YES
 
-def multicast_support(device: torch.device) -> base.Support:
-    """Whether the GPU `device` is behind an NVSwitch that sums, by what the driver says of this one GPU."""
+
+def _machine_support(device: torch.device) -> base.Support:
     if device.type != "cuda" or not torch.cuda.is_available():
-        return base.no("multicast is a feature of NVLink, and this run is on the CPU")
-    from torch._C._autograd import DeviceType
-    from torch._C._distributed_c10d import _SymmetricMemory
-
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    if not _SymmetricMemory.has_multicast_support(DeviceType.CUDA, index):
-        return base.no("these GPUs have no NVLink multicast (an NVSwitch), which multimem needs; two_shot does not")
+        return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
     return base.YES
 
 
-class SymmMemBackend:
-    """One algorithm of a `SymmMemCommunicator`, as an `AllReduceBackend`."""
+def why_not(gpu: Gpu, world_size: int) -> base.Support:
+    """Whether torch's kernels can run on such GPUs."""
+    if gpu.capability[0] < 9:
+        return base.no(f"{gpu.name} is older than Hopper (sm_90)")
+    if world_size < 2:
+        return base.no("there is nothing to reduce over one rank")
+    return base.YES
 
-    def __init__(self, name: str, communicator: SymmMemCommunicator, operation, support: base.Support):
-        self.name = name
-        self.support = support
+
+def is_aligned(tensor: torch.Tensor) -> bool:
+    """Whether torch's kernels take `tensor` as it is, and at their best."""
+    offset = tensor.storage_offset() * tensor.element_size()  # they look at this, and at the address only if it is 0
+    return tensor.is_contiguous() and not (tensor.data_ptr() | tensor.nbytes | offset) % VECTOR_BYTES
+
+
+def chunks(nbytes: int, largest: int | None) -> list[tuple[int, int]]:
+    """[begin, end) in bytes of what is summed at once: all, or pieces of `largest`."""
+    step = largest or nbytes
+    return [(begin, min(begin + step, nbytes)) for begin in range(0, nbytes, step)]
+
+
+class SymmMemBackend:
+    """One algorithm of a `SymmMemCommunicator`, as an `AllReduceBackend`; `_sum` is the algorithm."""
+
+    def __init__(self, name: str, communicator: SymmMemCommunicator, support: base.Support):
+        self.name, self.support = name, support
         self._communicator = communicator
-        self._operation = operation
 
     def supports(self, tensor: torch.Tensor) -> base.Support:
         return self._communicator.check(tensor) if self.support else self.support
@@ -140,9 +195,69 @@ class SymmMemBackend:
         if not support:
             raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
         if out is None:
-            out = torch.empty_like(tensor)
-        self._operation(tensor, out)
+            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        self._communicator.enter()
+        self._sum(tensor, out)
         return out
 
     def close(self) -> None:
         self._communicator.close()
+
+    def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        raise NotImplementedError
+
+    def _in_place(self, operation, tensor: torch.Tensor, out: torch.Tensor, largest: int | None = None) -> None:
+        """Copy in, unless `tensor` is symmetric and to be overwritten; sum there; copy out likewise."""
+        direct = out.data_ptr() == tensor.data_ptr() and self._communicator.is_symmetric(tensor)
+        place = tensor.view(-1) if direct else self._communicator.staging(tensor)
+        if not direct:
+            place[: tensor.numel()].view(tensor.shape).copy_(tensor)
+        for begin, end in chunks(place.nbytes, largest):
+            piece = place[begin // place.element_size() : end // place.element_size()]
+            operation(piece, "sum", self._communicator.group.group_name)
+        if not direct:
+            out.copy_(place[: tensor.numel()].view(tensor.shape))
+
+
+class OneShot(SymmMemBackend):
+    """Every rank reads (world_size - 1) * bytes. From the caller's memory one kernel copies in and sums."""
+
+    def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        communicator, ops = self._communicator, torch.ops.symm_mem
+        name = communicator.group.group_name
+        if not (is_aligned(tensor) and is_aligned(out)):
+            staging = communicator.staging(tensor)
+            staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
+            summed = ops.one_shot_all_reduce(staging, "sum", name)
+            out.copy_(summed[: tensor.numel()].view(tensor.shape))
+        elif communicator.is_symmetric(tensor) and out.data_ptr() != tensor.data_ptr():
+            ops.one_shot_all_reduce_out(tensor, "sum", name, out)
+        else:
+            ops.one_shot_all_reduce_copy_out(communicator.staging(tensor).view(tensor.shape), tensor, "sum", name, out)
+
+
+class TwoShot(SymmMemBackend):
+    """Every rank sums its part, then all read the others' parts: 2 (world_size - 1) / world_size * bytes a rank."""
+
+    def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        communicator, ops = self._communicator, torch.ops.symm_mem
+        largest = TWO_SHOT.largest(communicator.gpu, communicator.world_size)
+        symmetric = out.data_ptr() == tensor.data_ptr() and communicator.is_symmetric(tensor)
+        if symmetric or communicator.world_size not in TWO_SHOT_WORLD_SIZES:
+            self._in_place(ops.two_shot_all_reduce_, tensor, out, largest)
+            return
+        staging = communicator.staging(tensor)
+        staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
+        target = out.view(-1) if is_aligned(out) else torch.empty_like(staging)
+        for begin, end in chunks(staging.nbytes, largest):
+            piece = slice(begin // staging.element_size(), end // staging.element_size())
+            ops.two_shot_all_reduce_out(staging[piece], "sum", communicator.group.group_name, target[piece])
+        if target.data_ptr() != out.data_ptr():
+            out.copy_(target[: tensor.numel()].view(tensor.shape))
+
+
+class Multimem(SymmMemBackend):
+    """The NVSwitch sums and multicasts: (1 + 1 / world_size) * bytes a rank."""
+
+    def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        self._in_place(torch.ops.symm_mem.multimem_all_reduce_, tensor, out)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from symmlib.communicators import base
+from symmlib.communicators import base, symm_mem
 
 
 def shm_support() -> base.Support:
@@ -76,3 +76,42 @@ class VllmShm:
         dist.barrier(group=group)
         # All have mapped it: without its name nothing is left in /dev/shm, however a rank ends.
         Path(f"/dev/shm/{names[0]}_{group.rank()}").unlink(missing_ok=True)
+
+
+class VllmSymmMem:
+    """What vLLM does with symmetric memory: copy in, two-shot in place, copy out; see its `symm_mem.py` of 0.32.
+
+    vLLM's own class cannot be opened outside vLLM, takes bfloat16 only, as this does, and gives two-shot up where
+    multicast is missing, which this does not, so that it can be compared there, too. At world sizes 6 and 8 vLLM
+    itself uses multimem.
+    """
+
+    name = "vllm/symm_mem"
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device):
+        self._communicator = symm_mem.SymmMemCommunicator(group, device)
+        self.support = self._communicator.support
+
+    def supports(self, tensor: torch.Tensor) -> base.Support:
+        if not self.support:
+            return self.support
+        if tensor.dtype != torch.bfloat16:
+            return base.no(f"vLLM's communicator takes bfloat16 only, not {tensor.dtype}")
+        if not symm_mem.is_aligned(tensor):
+            return base.no("vLLM's communicator takes contiguous tensors of whole 16-byte vectors")
+        largest = symm_mem.TWO_SHOT.largest(self._communicator.gpu, self._communicator.world_size)
+        if largest and tensor.nbytes > largest:
+            return base.no(f"above {largest} bytes its blocks would not all fit on a GPU that ranks share, and hang")
+        return self._communicator.check(tensor)
+
+    def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(tensor)
+        self._communicator.enter()
+        buffer = self._communicator.staging(tensor).view(tensor.shape)
+        buffer.copy_(tensor)
+        torch.ops.symm_mem.two_shot_all_reduce_(buffer, "sum", self._communicator.group.group_name)
+        return out.copy_(buffer)
+
+    def close(self) -> None:
+        self._communicator.close()
