@@ -1,0 +1,235 @@
+"""Our own kernels over symmetric memory: `triton/one_shot` and `triton/two_shot`.
+
+Where torch's operations need a copy in, two or three meetings of all ranks and sometimes a copy out, each of these is
+one kernel with one meeting (one-shot) or two (two-shot). Sums are in fp32 and in the order of ranks, so they are the
+same bits on every rank, wherever in a message an element stands; fp16 is served like bf16 and fp32. The kernels are in
+`triton_kernels`, with the argument why so few meetings are enough; here is everything around them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from symmlib.communicators import base
+from symmlib.communicators.gpu import Gpu, OneStream, describe
+from symmlib.errors import SymmlibError
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MAX_BYTES = 64 << 20
+ONE_SHOT_MAX_BYTES = 4 << 20  # beyond, reading every peer's whole message has lost to two-shot at any world size
+MAX_BLOCKS = 128  # flags are kept for so many
+REGISTERS = 64  # a thread's at most, told to the compiler: so that how many blocks fit is known before it compiles
+VECTOR_BYTES = 16  # what a thread loads at once
+WIDTH = 8  # flags of a block: one a rank, of at most 8
+UNIT = 16  # elements: shares and parts are multiples, so that vectors never straddle two of them
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How one kernel is launched: `warps` of a block, `share_bytes` that a block should have at least."""
+
+    name: str
+    warps: int
+    share_bytes: int
+    max_bytes: int
+
+    def max_blocks(self, gpu: Gpu) -> int:
+        """The most blocks of a rank that may wait for others at once on this GPU."""
+        return min(MAX_BLOCKS, gpu.resident_blocks(self.warps * 32, REGISTERS))
+
+    def region_bytes(self, gpu: Gpu, world_size: int) -> int:
+        """What a block of the largest message stages: a whole number of units of every rank's part in any dtype."""
+        unit = UNIT * 4 * world_size
+        return math.ceil(self.max_bytes / self.max_blocks(gpu) / unit) * unit
+
+    def shape(self, numel: int, itemsize: int, world_size: int, gpu: Gpu) -> tuple[int, int]:
+        """(blocks, elements of a block's share) for a message of `numel` elements."""
+        blocks = min(self.max_blocks(gpu), math.ceil(numel * itemsize / self.share_bytes))
+        unit = UNIT * world_size
+        share = math.ceil(numel / blocks / unit) * unit
+        return math.ceil(numel / share), share
+
+
+ONE_SHOT = Algorithm("triton/one_shot", warps=8, share_bytes=4 << 10, max_bytes=ONE_SHOT_MAX_BYTES)
+TWO_SHOT = Algorithm("triton/two_shot", warps=16, share_bytes=16 << 10, max_bytes=MAX_BYTES)
+
+
+class TritonCommunicator:
+    """Owns the symmetric memory of its two backends. Collective: every rank of `group` must construct it.
+
+    Args:
+        group: a process group that carries CPU objects (gloo).
+        device: this rank's GPU. On a CPU device everything is unavailable, with the reason.
+        algorithms: how the kernels are launched.
+
+    Kernels are compiled for all `DTYPES` and tried once with small whole numbers when this is constructed, so that no
+    first call compiles, or hangs because a rank could not. Operations may come from any stream, one at a time: see
+    `gpu.OneStream`. Messages of up to 64 MiB take 136 MiB of each rank's GPU memory.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        algorithms: tuple[Algorithm, ...] = (ONE_SHOT, TWO_SHOT),
+    ):
+        self.group, self.device = group, torch.device(device)
+        self.rank, self.world_size = group.rank(), group.size()
+        self.algorithms = algorithms
+        self._memory = self._handle = None
+        self.support = base.agree(group, self._machine_support())
+        if self.support:
+            self.gpu = describe(group, self.device)
+            self.support = base.agree(group, why_not(self.gpu, self.world_size))
+        for prepare in (self._allocate, self._compile, self._try):
+            if self.support:
+                self.support = base.agree(group, _attempt(prepare))
+        self.backends = {one.name: TritonBackend(one, self) for one in algorithms}
+
+    def check(self, algorithm: Algorithm, tensor: torch.Tensor) -> base.Support:
+        """Whether the kernels take `tensor`."""
+        if tensor.device != self.device:
+            return base.no(f"the tensor is on {tensor.device}, this communicator on {self.device}")
+        if tensor.dtype not in DTYPES:
+            return base.no(f"dtype {tensor.dtype} is none of bfloat16, float16, float32")
+        if not tensor.numel():
+            return base.no("the tensor is empty")
+        if tensor.nbytes > algorithm.max_bytes:
+            return base.no(f"{tensor.nbytes} bytes are more than {algorithm.name} takes, {algorithm.max_bytes}")
+        return base.YES
+
+    def launch(self, algorithm: Algorithm, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        """Sum `tensor` into `out` (contiguous, same shape and dtype; it may be `tensor`)."""
+        self._stream.enter()
+        numel = tensor.numel()
+        blocks, share = algorithm.shape(numel, tensor.element_size(), self.world_size, self.gpu)
+        aligned = numel % UNIT == 0 and (tensor.data_ptr() | out.data_ptr()) % VECTOR_BYTES == 0
+        kernel, constants = self._kernels[algorithm.name, tensor.dtype, aligned]
+        if algorithm.name == "triton/two_shot":
+            share //= self.world_size  # this kernel is told the part of a rank
+        epochs = self._epochs[algorithm.name]
+        kernel[(blocks,)](tensor, out, self._peers, epochs, numel, share, self.rank, **constants)
+
+    def close(self) -> None:
+        """Let go of the memory, when what was launched is done; peers keep what they have mapped."""
+        self._memory = self._handle = None
+
+    def _machine_support(self) -> base.Support:
+        if self.device.type != "cuda" or not torch.cuda.is_available():
+            return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
+        try:
+            import triton  # noqa: F401 - is it there?
+        except ImportError:
+            return base.no("Triton is not installed; it comes with torch for CUDA")
+        return base.YES
+
+    def _allocate(self) -> None:
+        """The symmetric allocation: the flags of each algorithm, then its two staging halves."""
+        from torch.distributed import _symmetric_memory
+
+        self._places, at = {}, 0
+        for one in self.algorithms:
+            self._places[one.name] = at, at + MAX_BLOCKS * WIDTH * 4
+            at += MAX_BLOCKS * WIDTH * 4 + 2 * one.region_bytes(self.gpu, self.world_size) * one.max_blocks(self.gpu)
+            at = math.ceil(at / 4096) * 4096
+        self._memory = _symmetric_memory.empty(at, dtype=torch.uint8, device=self.device).zero_()
+        torch.cuda.synchronize(self.device)  # the flags are zero before any rank can reach them
+        self._handle = _symmetric_memory.rendezvous(self._memory, self.group.group_name)
+        self._peers = torch.tensor(self._handle.buffer_ptrs, dtype=torch.int64, device=self.device)
+        self._epochs = {
+            one.name: torch.zeros(MAX_BLOCKS, dtype=torch.int32, device=self.device) for one in self.algorithms
+        }
+        self._stream = OneStream(self.device)
+
+    def _compile(self) -> None:
+        from symmlib.communicators import triton_kernels as kernels
+
+        by_name = {
+            ("triton/one_shot", True): kernels.ONE_SHOT,
+            ("triton/one_shot", False): kernels.ONE_SHOT_UNALIGNED,
+            ("triton/two_shot", True): kernels.TWO_SHOT,
+            ("triton/two_shot", False): kernels.TWO_SHOT_UNALIGNED,
+        }
+        self._kernels = {}
+        for one in self.algorithms:
+            flags, staging = self._places[one.name]
+            for dtype in DTYPES:
+                message = torch.empty(64 * UNIT, dtype=dtype, device=self.device)
+                for aligned in (True, False):
+                    vectors = VECTOR_BYTES // dtype.itemsize if aligned else 2
+                    constants = {
+                        "FLAGS": flags,
+                        "STAGING": staging,
+                        "BLOCKS": one.max_blocks(self.gpu),
+                        "REGION": one.region_bytes(self.gpu, self.world_size) // dtype.itemsize,
+                        "WORLD": self.world_size,
+                        "WIDTH": WIDTH,
+                        "TILE": one.warps * 32 * vectors,
+                        "num_warps": one.warps,
+                        "maxnreg": REGISTERS,
+                    }
+                    if one.name == "triton/two_shot":
+                        constants["COPY_TILE"] = constants["TILE"] * (4 if aligned else 1)
+                    kernel = by_name[one.name, aligned]
+                    numbers = message.numel(), UNIT, self.rank
+                    memory = message, message, self._peers, self._epochs[one.name]
+                    kernel.warmup(*memory, *numbers, grid=(1,), **constants)
+                    self._kernels[one.name, dtype, aligned] = kernel, constants
+
+    def _try(self) -> None:
+        """Every kernel once, which also loads it; raises where a sum is wrong."""
+        expected = sum(range(1, self.world_size + 1))
+        for name, dtype, aligned in self._kernels:
+            one = next(one for one in self.algorithms if one.name == name)
+            ones = torch.ones(64 * UNIT + 1, dtype=dtype, device=self.device)[0 if aligned else 1 :][: 64 * UNIT]
+            out = torch.full_like(ones, torch.nan)
+            self.launch(one, ones * (self.rank + 1) if aligned else ones.mul_(self.rank + 1), out)
+            if wrong := int((out != expected).sum()):
+                raise SymmlibError(f"{name} sums {wrong} of {out.numel()} elements of {dtype} wrong")
+
+
+def why_not(gpu: Gpu, world_size: int) -> base.Support:
+    """Whether the kernels can run on such GPUs."""
+    if gpu.capability[0] < 9:
+        return base.no(f"{gpu.name} is older than Hopper (sm_90)")
+    if not 2 <= world_size <= WIDTH:
+        return base.no(f"world size {world_size} is not 2 to {WIDTH}")
+    return base.YES
+
+
+def _attempt(prepare) -> base.Support:
+    try:
+        prepare()
+    except Exception as error:  # compilers, drivers and containers fail in many ways; here each is only a reason
+        return base.no(f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}")
+    return base.YES
+
+
+class TritonBackend:
+    """One algorithm of a `TritonCommunicator`, as an `AllReduceBackend`."""
+
+    def __init__(self, algorithm: Algorithm, communicator: TritonCommunicator):
+        self.name = algorithm.name
+        self.support = communicator.support
+        self._algorithm, self._communicator = algorithm, communicator
+
+    def supports(self, tensor: torch.Tensor) -> base.Support:
+        return self._communicator.check(self._algorithm, tensor) if self.support else self.support
+
+    def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        support = self.supports(tensor)
+        if not support:
+            raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
+        if out is None:
+            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        elif out.shape != tensor.shape or out.dtype != tensor.dtype or out.device != tensor.device:
+            raise SymmlibError(f"{self.name} needs out as a {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}")
+        dense = out if out.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        self._communicator.launch(self._algorithm, tensor.contiguous(), dense)
+        return out if dense is out else out.copy_(dense)
+
+    def close(self) -> None:
+        self._communicator.close()
