@@ -26,16 +26,16 @@ class Sums:
     noise_sum: torch.Tensor
 
 
-def make_sums(numel: int, dtype: torch.dtype, *, rank: int, world_size: int, seed: int) -> Sums:
-    """Inputs and expected sums for messages of `numel` elements on the CPU."""
+def make_sums(numel: int, dtype: torch.dtype, *, rank: int, world_size: int, seed: int, device="cpu") -> Sums:
+    """Inputs and expected sums for messages of `numel` elements, on `device`, which must be alike on all ranks."""
     bound = EXACT_INTEGERS[dtype] // world_size
     bound = min(bound, 1 << 10)
-    integer_sum = torch.zeros(numel, dtype=torch.float32)
-    noise_sum = torch.zeros(numel, dtype=torch.float64)
+    integer_sum = torch.zeros(numel, dtype=torch.float32, device=device)
+    noise_sum = torch.zeros(numel, dtype=torch.float64, device=device)
     for other in range(world_size):
-        generator = torch.Generator().manual_seed(seed * 1009 + other)
-        integers = torch.empty(numel, dtype=torch.float32).random_(-bound, bound + 1, generator=generator)
-        noise = torch.empty(numel, dtype=torch.float32).normal_(generator=generator).to(dtype)
+        generator = torch.Generator(device).manual_seed(seed * 1009 + other)
+        integers = torch.empty_like(integer_sum).random_(-bound, bound + 1, generator=generator)
+        noise = torch.empty_like(integer_sum).normal_(generator=generator).to(dtype)
         integer_sum += integers
         noise_sum += noise
         if other == rank:
@@ -68,15 +68,16 @@ def check(backend, sums: Sums) -> Check:
         if backend.all_reduce(one, out=out) is None:
             raise TypeError("all_reduce returned None instead of the sum")
     wrong = sum(
-        _differing(out, sums.integer_sum.roll(shift)) + _differing(one, sums.integers.roll(shift))
+        differing(out, sums.integer_sum.roll(shift)) + differing(one, sums.integers.roll(shift))
         for shift, (one, out) in enumerate(zip(inputs, outputs, strict=True))
     )
     noise = sums.noise.clone()
     backend.all_reduce(noise, out=noise)
     # What is no number is infinitely far off: `max` over ranks would lose a NaN, whichever comes first.
     error = (noise.double() - sums.noise_sum).abs_().nan_to_num_(nan=torch.inf).max().item()
-    return Check(wrong, error, hashlib.blake2b(noise.view(torch.uint8).numpy().data).hexdigest())
+    return Check(wrong, error, hashlib.blake2b(noise.view(torch.uint8).cpu().numpy().data).hexdigest())
 
 
-def _differing(found: torch.Tensor, expected: torch.Tensor) -> int:
+def differing(found: torch.Tensor, expected: torch.Tensor) -> int:
+    """Elements of `found` that are not those of `expected`; one that is no number never is."""
     return int(torch.count_nonzero(found != expected))

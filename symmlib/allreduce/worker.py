@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from symmlib.allreduce.correctness import Sums, check, make_sums
+from symmlib.allreduce.correctness import Sums, check, differing, make_sums
 from symmlib.allreduce.plan import ROUTER, AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
-from symmlib.allreduce.timing import PROBES, Messages, iterations_that_fit, time_on_cpu
+from symmlib.allreduce.timing import PROBES, CpuLoop, GpuLoop, Messages, iterations_that_fit
 from symmlib.communicators.catalog import close_backends, open_backends
+from symmlib.communicators.gpu import describe
 from symmlib.communicators.host import HostCommunicator
 from symmlib.errors import RankLost, SymmlibError
 from symmlib.routing import Router, RoutingTable
@@ -71,6 +72,10 @@ class Launch:
         self.plan, self.names, self.files = plan, names, LaunchFiles(directory, launch)
         self.known = {"launch": launch, "world_size": plan.world_size, "dtype": plan.dtype, "mode": plan.mode}
         self.rank, self.dtype = dist.get_rank(), getattr(torch, plan.dtype)
+        self.device = torch.device("cpu")
+        if plan.device == "cuda":
+            self.device = torch.device("cuda", 0 if plan.one_gpu else int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
         # Agreement never travels over the group that is measured: a backend that failed may have left that one askew.
         self.control = dist.new_group(backend="gloo")
         self.failed: dict[str, str] = {}
@@ -79,6 +84,8 @@ class Launch:
         self._report(doing="opening backends")
         self.backends = self._open()
         self.starter = self._open_starter()
+        gpu = describe(self.control, self.device) if self.device.type == "cuda" else None
+        self.setting = {"device": gpu.key if gpu else "cpu", "multicast": bool(gpu and not gpu.no_multicast)}
         cores = pin(self.rank, self.plan.world_size)
         print(f"rank {self.rank} of {self.plan.world_size} runs on cores {cores}", flush=True)
         for size in self.plan.sizes:
@@ -90,32 +97,39 @@ class Launch:
     def _open(self) -> dict:
         """The plan's backends by name. With a router its own are measured, so that it is compared with the very same
         memory: where that lies differs from one communicator to the next, and by more than the router takes."""
-        device, opened = torch.device(self.plan.device), {}
+        opened = {}
         if ROUTER in self.names:
             table = RoutingTable.load(self.plan.routing_table)
-            router = Router(dist.group.WORLD, table, device=device, mode=self.plan.mode)
+            router = Router(dist.group.WORLD, table, device=self.device, mode=self.plan.mode)
             opened = {**router.backends, ROUTER: router}
         missing = [name for name in self.names if name not in opened]
-        opened |= open_backends(missing, dist.group.WORLD, device, host_timeout_s=HOST_TIMEOUT_S)
+        opened |= open_backends(missing, dist.group.WORLD, self.device, host_timeout_s=HOST_TIMEOUT_S)
         return {name: opened[name] for name in self.names}
 
     def _measure(self, size: int) -> None:
         numel = size // self.dtype.itemsize
-        sums = make_sums(numel, self.dtype, rank=self.rank, world_size=self.plan.world_size, seed=self.plan.seed)
+        sums = make_sums(
+            numel, self.dtype, rank=self.rank, world_size=self.plan.world_size, seed=self.plan.seed, device=self.device
+        )
         rows = {name: self._check(name, size, sums) for name in self.names}
-        messages = Messages(sums.noise, offset=int(self.plan.misaligned))
-        iterations = {name: self._probe(name, size, messages) for name, row in rows.items() if row["status"] == "ok"}
+        right = [name for name, row in rows.items() if row["status"] == "ok"]
+        loops = self._loops(right, size, sums)
+        iterations = {name: self._probe(name, size, loops[name]) for name in right}
         samples: list[tuple[int, str, list[int]]] = []
         for number in range(1, self.plan.rounds + 1):
             order = sorted(iterations)
             # Seeded by what all ranks know, so that all have the same order, and no two rounds share a seed.
             random.Random(f"{self.plan.seed} {self.known['launch']} {size} {number}").shuffle(order)
             for name in order:
-                timing = functools.partial(self._time, name, messages, iterations[name])
+                timing = functools.partial(self._time, loops[name], iterations[name])
                 times = self._attempt(name, size, "timing", timing)
                 if times is not None:
                     samples.append((number, name, times))
-        rows |= {name: rows[name] | self._failure(name) for name in iterations if name in self.failed}
+        for name in right:
+            self._attempt(
+                name, size, "checking what was timed", functools.partial(self._check_timed, loops[name], sums)
+            )
+        rows |= {name: rows[name] | self._failure(name) for name in right if name in self.failed}
         self._report(doing="writing results")  # a disk that is full is no backend's fault
         self._write(size, samples, rows)
 
@@ -140,22 +154,40 @@ class Launch:
             "bitwise_equal_across_ranks": len({one.digest for one in checks}) == 1,
         }
 
-    def _probe(self, name: str, size: int, messages: Messages) -> int:
+    def _loops(self, names: list[str], size: int, sums: Sums) -> dict[str, CpuLoop | GpuLoop | None]:
+        """What is timed, by backend; None for one that fails as it is captured."""
+        offset = int(self.plan.misaligned)
+        if self.device.type == "cpu":
+            messages = Messages(sums.noise, offset=offset)
+            return {name: CpuLoop(self.backends[name], messages) for name in names}
+        make = functools.partial(GpuLoop, source=sums.integers, mode=self.plan.mode, offset=offset)
+        return {
+            name: self._attempt(name, size, "capturing", functools.partial(make, self.backends[name])) for name in names
+        }
+
+    def _check_timed(self, loop: CpuLoop | GpuLoop, sums: Sums) -> bool:
+        """On a GPU: that what ran between the events has summed, in a captured graph, too. Raises if it has not."""
+        wrong = sum(differing(out, sums.integer_sum) for out in getattr(loop, "outputs", []))
+        if wrong:
+            raise SymmlibError(f"{wrong} elements were wrong when it was timed in mode {self.plan.mode}")
+        return True
+
+    def _probe(self, name: str, size: int, loop: CpuLoop | GpuLoop) -> int:
         """Iterations per round that fit the plan's budget: the same number on all ranks."""
 
         def probe() -> int:
             start = time.perf_counter_ns()
-            self._time(name, messages, PROBES)
+            self._time(loop, PROBES)
             return (time.perf_counter_ns() - start) // PROBES
 
         slowest_ns = max(self._gather(self._attempt(name, size, "warming up", probe) or 0))
         plan = self.plan
         return iterations_that_fit(slowest_ns, budget_s=plan.budget_s, rounds=plan.rounds, most=plan.iterations)
 
-    def _time(self, name: str, messages: Messages, iterations: int) -> list[int]:
+    def _time(self, loop: CpuLoop | GpuLoop, iterations: int) -> list[int]:
         gc.disable()  # a collection in one rank would be every rank's time
         try:
-            return time_on_cpu(self.backends[name], messages, iterations, self.starter.barrier)
+            return loop.time(iterations, self.starter.barrier)
         finally:
             gc.enable()
 
@@ -218,7 +250,7 @@ class Launch:
                 for iteration in range(1, len(times) + 1)
             ]
         )
-        known |= {"device": self.plan.device, "multicast": False}
+        known |= self.setting
         self.files.append_checks([known | {"backend": name} | row for name, row in rows.items()])
 
     def _report(self, **now) -> None:
