@@ -14,9 +14,12 @@ from symmlib.allreduce.plan import ITEMSIZE, ROUTER, AllReducePlan
 from symmlib.allreduce.refine import rivals
 from symmlib.analysis.allreduce import timed
 from symmlib.analysis.crossovers import Timings, ratio, regrets
+from symmlib.communicators.gpu import ONE_GPU
 from symmlib.errors import UsageError
+from symmlib.progress import say
 from symmlib.routing.table import RoutingTable, Table
 from symmlib.runs import write_csv
+from symmlib.sizes import format_size
 
 PER_OCTAVE = 0.37  # off every grid of doublings, and of halves of doublings
 BESIDE = (0.85, 1.18)  # of a bound: close enough to matter, far enough to be told apart
@@ -59,47 +62,62 @@ def check(path: Path, results, out: Path, *, launches: int = 3) -> HeldOut:
     """Measure held-out sizes of the table in the file `path` and write `out/results/regret.csv`, `router_cost.csv`.
 
     `results` (`allreduce.Results`): what was measured on this machine before; it says which setting of the table this
-    is, which sizes are not held out, and which backends may be the best one. Messages start one element off their
-    allocation, so none is aligned to a vector. Samples and their summary go to `out/check/`.
+    is, which sizes are not held out, and which backends may be the best one; its world sizes are checked one by one, at
+    one list of sizes. Messages start one element off their allocation, so none is aligned to a vector. Samples and
+    their summary go to `out/check/`.
 
     Raises `UsageError` where the table does not cover the setting that was measured.
     """
-    table, setting = _table_for(RoutingTable.load(path), results.timed, path)
-    held_out = held_out_sizes(table, sorted(setting["bytes"].unique()))
-    names = rivals(setting) | {route.backend for route in table.routes} & set(setting["backend"])
+    found = _tables_for(RoutingTable.load(path), results.timed, path)
+    held_out = {table: held_out_sizes(table, sorted(setting["bytes"].unique())) for table, setting in found}
+    names = set()
+    for table, setting in found:
+        names |= rivals(setting) | {route.backend for route in table.routes} & set(setting["backend"])
+    first = found[0][0]
     plan = AllReducePlan(
-        world_size=table.world_size,
+        world_size=[table.world_size for table in held_out],
         backends=[*sorted(names), ROUTER],
-        sizes=sorted({*held_out, *COST_BYTES}),
-        dtype=table.dtype,
-        mode=table.mode,
+        sizes=sorted({*COST_BYTES}.union(*held_out.values())),
+        dtype=first.dtype,
+        mode=first.mode,
         launches=launches,
         routing_table=str(Path(path).resolve()),
         misaligned=True,
+        one_gpu=first.device.endswith(ONE_GPU),
     )
     summary = measure(plan, Path(out) / "check")
     samples = timed(pd.read_csv(Path(out) / "check" / "results" / "allreduce.csv"), summary)
-    found = HeldOut(_regret(table, samples, held_out), _cost(table, samples), summary)
-    write_csv(Path(out) / "results" / "regret.csv", found.regret)
-    write_csv(Path(out) / "results" / "router_cost.csv", found.cost)
-    return found
+    of_table = {table: samples[samples["world_size"] == table.world_size] for table in held_out}
+    regret = [_regret(table, of_table[table], sizes) for table, sizes in held_out.items()]
+    cost = [_cost(table, samples) for table, samples in of_table.items()]
+    checked = HeldOut(pd.concat(regret, ignore_index=True), pd.concat(cost, ignore_index=True), summary)
+    write_csv(Path(out) / "results" / "regret.csv", checked.regret)
+    write_csv(Path(out) / "results" / "router_cost.csv", checked.cost)
+    return checked
 
 
-def _table_for(tables: RoutingTable, measured: pd.DataFrame, path: Path) -> tuple[Table, pd.DataFrame]:
-    """The table of the first setting that was measured, and the samples of that setting."""
-    keys = ["device", "world_size", "dtype", "mode", "multicast"]
-    for key, samples in measured.groupby(keys):
-        known = dict(zip(keys, (key[0], int(key[1]), key[2], key[3], bool(key[4])), strict=True))
-        if table := tables.find(**known):
-            return table, samples
-    raise UsageError(
-        f"{path} has no table for what was measured: {measured[keys].drop_duplicates().to_dict('records')}"
-    )
+def _tables_for(tables: RoutingTable, measured: pd.DataFrame, path: Path) -> list[tuple[Table, pd.DataFrame]]:
+    """The tables of the first setting that was measured, one a world size, each with the samples of that one."""
+    keys = ["device", "dtype", "mode", "multicast"]
+    for (device, dtype, mode, multicast), samples in measured.groupby(keys):
+        known = {"device": device, "dtype": dtype, "mode": mode, "multicast": bool(multicast)}
+        by_ranks = samples.groupby("world_size")
+        found = [(tables.find(world_size=int(ranks), **known), of_ranks) for ranks, of_ranks in by_ranks]
+        if covered := [(table, of_ranks) for table, of_ranks in found if table]:
+            return covered
+    settings = measured[["device", "world_size", *keys[1:]]].drop_duplicates().to_dict("records")
+    raise UsageError(f"{path} has no table for what was measured: {settings}")
 
 
 def _regret(table: Table, samples: pd.DataFrame, sizes: list[int]) -> pd.DataFrame:
-    timings = Timings.of(samples[samples["bytes"].isin(sizes) & (samples["backend"] != ROUTER)])
-    found = regrets(timings, {size: table.lookup(size).backend for size in timings.sizes})
+    chosen = {size: table.lookup(size).backend for size in sizes}
+    there = set(samples[["bytes", "backend"]].itertuples(index=False, name=None))
+    if lost := [format_size(size) for size, name in chosen.items() if (size, name) not in there]:
+        say(
+            f"on {table.world_size} ranks the table's choice was not timed at {', '.join(lost)}: it has no regret there"
+        )
+    judged = samples["bytes"].isin([size for size, name in chosen.items() if (size, name) in there])
+    found = regrets(Timings.of(samples[judged & (samples["backend"] != ROUTER)]), chosen)
     return found.assign(world_size=table.world_size, dtype=table.dtype, mode=table.mode)[REGRET_COLUMNS]
 
 

@@ -1,0 +1,70 @@
+"""A table is checked at every world size that it was derived for, by ranks like those that were measured."""
+
+import pandas as pd
+import pytest
+
+from symmlib.allreduce import AllReducePlan, heldout, measure, read_results
+from symmlib.allreduce.heldout import COST_BYTES, check
+from symmlib.errors import UsageError
+from symmlib.routing import Route, RoutingTable, Table
+from symmlib.routing.derive import derive
+
+KIB = 1 << 10
+
+
+def timed(device="sm_90/one-gpu", world_sizes=(2, 4)) -> pd.DataFrame:
+    rows = [
+        (ranks, name, size, launch, cost * size)
+        for ranks in world_sizes for name, cost in (("triton/one_shot", 1), ("symm_mem/one_shot", 2))
+        for size in (KIB, 64 * KIB) for launch in (1, 2)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["world_size", "backend", "bytes", "launch", "time_us"])
+    return frame.assign(device=device, dtype="bfloat16", mode="graph", multicast=False)
+
+
+def test_every_world_size_of_a_table_is_checked_for_real(tmp_path):
+    quick = {"launches": 1, "rounds": 2, "iterations": 5}
+    measure(AllReducePlan([2, 3], "host/one_shot,host/two_shot", "1KiB,8KiB", **quick), tmp_path)
+    results = read_results([tmp_path])
+    derive(results.timed, source="a test").save(tmp_path / "routing.toml")
+    checked = check(tmp_path / "routing.toml", results, tmp_path, launches=1)
+    assert checked.regret.groupby("world_size")["bytes"].nunique().ge(3).to_dict() == {2: True, 3: True}
+    assert (checked.regret["regret"] > -0.5).all()
+    assert set(checked.cost["world_size"]) == {2, 3} and set(checked.cost["bytes"]) == {*COST_BYTES}
+    assert pd.read_csv(tmp_path / "results" / "regret.csv").shape == checked.regret.shape
+
+
+@pytest.mark.parametrize(("device", "one_gpu"), [("sm_90/one-gpu", True), ("sm_90", False)])
+def test_ranks_share_a_gpu_in_the_check_if_they_did_in_the_measurement(tmp_path, monkeypatch, device, one_gpu):
+    plans = []
+
+    def measure(plan, out):
+        plans.append(plan)
+        raise UsageError("no GPU here")
+
+    monkeypatch.setattr(heldout, "measure", measure)
+    routes = (Route(None, "triton/one_shot"),)
+    tables = [Table(device, ranks, "bfloat16", "graph", False, "a test", routes) for ranks in (2, 4, 8)]
+    RoutingTable(tuple(tables)).save(tmp_path / "routing.toml")
+    results = type("Results", (), {"timed": timed(device)})
+    with pytest.raises(UsageError, match="no GPU here"):
+        check(tmp_path / "routing.toml", results, tmp_path)
+    (plan,) = plans
+    assert (plan.world_size, plan.device, plan.mode, plan.one_gpu) == ((2, 4), "cuda", "graph", one_gpu)
+    assert plan.backends == ("triton/one_shot", "router")
+
+
+def test_a_choice_that_could_not_be_timed_somewhere_is_judged_elsewhere(capsys):
+    table = Table("sm_90", 2, "bfloat16", "graph", False, "a test", (Route(None, "triton/one_shot"),))
+    samples = timed(world_sizes=(2,))
+    samples = samples[(samples["bytes"] == KIB) | (samples["backend"] != "triton/one_shot")]
+    found = heldout._regret(table, samples, [KIB, 64 * KIB])
+    assert list(found["bytes"]) == [KIB]
+    assert "on 2 ranks the table's choice was not timed at 64 KiB" in capsys.readouterr().out
+
+
+def test_a_table_for_another_device_is_none_for_what_was_measured(tmp_path):
+    table = Table("cpu", 2, "bfloat16", "graph", False, "a test", (Route(None, "gloo"),))
+    RoutingTable((table,)).save(tmp_path / "routing.toml")
+    with pytest.raises(UsageError, match="has no table for what was measured: .*sm_90/one-gpu"):
+        check(tmp_path / "routing.toml", type("Results", (), {"timed": timed()}), tmp_path)
