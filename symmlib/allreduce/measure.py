@@ -20,6 +20,7 @@ from symmlib.allreduce.launches import Launches, failed_check
 from symmlib.allreduce.plan import ITEMSIZE, AllReducePlan
 from symmlib.allreduce.refine import further_sizes, in_words, rivals, unresolved_bounds
 from symmlib.allreduce.samples import read_checks, read_samples
+from symmlib.allreduce.timing import LEAST_OPERATIONS, OPERATIONS_BYTES, ROTATED_GPU_BYTES
 from symmlib.analysis.allreduce import summarize, timed
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.progress import say
@@ -29,10 +30,9 @@ from symmlib.sizes import format_size
 
 WORKER = "symmlib.allreduce.worker"
 COPIES = 24  # of the largest message that a rank holds while it checks one, float64 sums included
-# Of a GPU, for each rank on it: its context, messages in turn and as many results, five symmetric buffers; then what a
-# check holds of one message.
-GPU_BYTES = (512 << 20) + 2 * (512 << 20) + 5 * (64 << 20)
-GPU_COPIES = 6
+CONTEXT_BYTES = 512 << 20  # of a rank on its GPU: CUDA's own, and the kernels of torch
+SYMMETRIC_BYTES = 5 * (64 << 20)  # the buffers of our communicators and of vLLM's
+GPU_COPIES = 6  # of the largest message that a rank holds on its GPU while it checks one
 
 
 def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: float = 120) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def _require_room(plan: AllReducePlan) -> None:
     if plan.device == "cuda":
         _require_gpus(plan)
         sharing = ranks if plan.one_gpu else 1
-        needed = sharing * (GPU_BYTES + GPU_COPIES * largest)
+        needed = sharing * _gpu_bytes(len(plan.backends), largest)
         there, are = min(memory_bytes(gpus()), default=needed), "GB of GPU memory, and this GPU has"
     else:
         needed = ranks * largest * COPIES
@@ -109,6 +109,12 @@ def _require_room(plan: AllReducePlan) -> None:
     cores = len(os.sched_getaffinity(0))
     if ranks > cores:
         say(f"{ranks} ranks share {cores} cores and take turns: times are those of a crowded machine")
+
+
+def _gpu_bytes(backends: int, largest: int) -> int:
+    """What a rank takes of its GPU's memory, generously; messages in turn as `timing.GpuLoop` holds them."""
+    in_turn = max(2 * largest, min(LEAST_OPERATIONS * largest, ROTATED_GPU_BYTES), OPERATIONS_BYTES)
+    return CONTEXT_BYTES + SYMMETRIC_BYTES + 2 * backends * in_turn + GPU_COPIES * largest
 
 
 def _require_gpus(plan: AllReducePlan) -> None:

@@ -177,7 +177,7 @@ def test_a_gpu_is_shared_only_where_there_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("one_gpu", "memory_mib", "refused"),
-    [(True, 143771, False), (True, 16384, True), (False, 16384, False), (False, 1024, True)],
+    [(True, 143771, False), (True, 12288, True), (False, 12288, False), (False, 1024, True)],
 )
 def test_messages_must_fit_the_memory_of_each_gpu_for_all_ranks_on_it(monkeypatch, one_gpu, memory_mib, refused):
     module = sys.modules[measure.__module__]
