@@ -25,14 +25,7 @@ BACKENDS: dict[str, str] = {
 FIXED_ORDER = ("triton/one_shot", "triton/two_shot", "host/one_shot", "host/two_shot")
 
 # Names that tables and plans may hold and that nothing here opens yet.
-NOT_BUILT = (
-    "nccl/symmetric",
-    "triton/one_shot",
-    "triton/two_shot",
-    "vllm/custom",
-    "vllm/symm_mem",
-    "vllm/flashinfer",
-)
+NOT_BUILT = ("triton/one_shot", "triton/two_shot", "vllm/symm_mem")
 
 
 def runs_on_cpu(name: str) -> bool:

@@ -86,6 +86,14 @@ class Unavailable:
         pass
 
 
+def numbered(device: torch.device | str) -> torch.device:
+    """`device` as tensors on it name theirs: "cuda" is the current GPU, by its number."""
+    device = torch.device(device)
+    if device == torch.device("cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def agree(group: dist.ProcessGroup, support: Support) -> Support:
     """The same `Support` on every rank: truthy only where it is on all of them, else the first failing rank's reason.
 

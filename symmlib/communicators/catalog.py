@@ -5,14 +5,13 @@ import torch.distributed as dist
 
 from symmlib.backends import BACKENDS
 from symmlib.communicators import base
-from symmlib.communicators.distributed import open_distributed
+from symmlib.communicators.distributed import NcclSymmetricBackend, open_distributed
 from symmlib.communicators.host import TIMEOUT_S, HostCommunicator
 from symmlib.communicators.symm_mem import SymmMemCommunicator
 from symmlib.communicators.triton import TritonCommunicator
+from symmlib.communicators.vllm_gpu_peers import VllmCustom, VllmFlashInfer
 from symmlib.communicators.vllm_peers import VllmShm, VllmSymmMem
 from symmlib.errors import unknown
-
-NOT_WRAPPED = "symmlib has no code for it yet"
 
 
 def open_backends(
@@ -24,28 +23,27 @@ def open_backends(
     missing feature. `host_timeout_s`: how long host backends wait for a rank that lives. Raises `UsageError` for a name
     that no backend has.
     """
-    device = torch.device(device)
+    device = base.numbered(device)
     for name in names:
         if name not in BACKENDS:
             raise unknown("backend", name, BACKENDS)
     families = {name.split("/")[0] for name in names}
     opened: dict[str, base.AllReduceBackend] = {}
     if "host" in families:
-        opened |= _reasons_for(HostCommunicator(group, timeout_s=host_timeout_s))
+        opened |= _or_reasons(HostCommunicator(group, timeout_s=host_timeout_s).backends)
     if "symm_mem" in families:
-        opened |= _reasons_for(SymmMemCommunicator(group, device))
+        opened |= _or_reasons(SymmMemCommunicator(group, device).backends)
     if "triton" in families:
-        opened |= _reasons_for(TritonCommunicator(group, device))
-    if "vllm/symm_mem" in names:
-        peer = VllmSymmMem(group, device)
-        opened[peer.name] = peer if peer.support else base.Unavailable(peer.name, peer.support.reason)
+        opened |= _or_reasons(TritonCommunicator(group, device).backends)
     if "vllm/shm" in names:
-        shm = VllmShm(group)
-        opened[shm.name] = shm if shm.support else base.Unavailable(shm.name, shm.support.reason)
+        opened |= _or_reasons({"vllm/shm": VllmShm(group)})
+    for peer in (VllmSymmMem, VllmCustom, VllmFlashInfer, NcclSymmetricBackend):
+        if peer.name in names:
+            opened |= _or_reasons({peer.name: peer(group, device)})
     for name in ("gloo", "nccl"):
         if name in names:
             opened[name] = open_distributed(name, group, device)
-    return {name: opened.get(name) or base.Unavailable(name, NOT_WRAPPED) for name in names}
+    return {name: opened[name] for name in names}
 
 
 def close_backends(backends: dict[str, base.AllReduceBackend]) -> None:
@@ -54,9 +52,9 @@ def close_backends(backends: dict[str, base.AllReduceBackend]) -> None:
         backend.close()
 
 
-def _reasons_for(communicator) -> dict[str, base.AllReduceBackend]:
-    """A family's backends, those without support replaced by their reason."""
+def _or_reasons(backends: dict) -> dict[str, base.AllReduceBackend]:
+    """`backends`, those without support replaced by their reason."""
     return {
         name: backend if backend.support else base.Unavailable(name, backend.support.reason)
-        for name, backend in communicator.backends.items()
+        for name, backend in backends.items()
     }

@@ -72,7 +72,7 @@ class Router:
         timeout_s: float = 300,
     ):
         self.name = "router"
-        self.device = _with_index(torch.device(device))
+        self.device = base.numbered(device)
         self.world_size = group.size()
         self.mode = mode
         self.table = table if table is not None else RoutingTable.builtin()
@@ -228,11 +228,6 @@ def setting(gpu: Gpu | None, *, world_size: int, mode: str) -> dict:
     """What a table must be for, dtype aside: for ranks that have `gpu`, or for ranks on the CPU where it is None."""
     multicast = gpu is not None and not gpu.no_multicast
     return {"device": gpu.key if gpu else "cpu", "world_size": world_size, "mode": mode, "multicast": multicast}
-
-
-def _with_index(device: torch.device) -> torch.device:
-    """ "cuda" is the current GPU, by its number, as tensors there are on it."""
-    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _meet(group: dist.ProcessGroup, timeout_s: float) -> None:

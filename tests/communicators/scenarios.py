@@ -4,6 +4,7 @@ A scenario returns something that JSON can hold; an error of symmlib's becomes {
 with a dot is one of another file beside this one.
 """
 
+import importlib.util
 import json
 import os
 import select
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from symmlib.communicators import host_kernels  # noqa: F401 (compiled before the ranks are forked)
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.communicators.host import HostCommunicator
+from symmlib.communicators.vllm_gpu_peers import VllmCustom, VllmFlashInfer
 from symmlib.errors import SymmlibError
 from symmlib.routing import Route, Router, RoutingTable, Table
 
@@ -141,10 +143,33 @@ def one_rank_cannot(rank, world_size):
     """One rank lacks a feature: nobody has it, and all say why in the same words."""
     if rank == 1:
         del os.memfd_create
-    names = ["gloo", *HOST, "symm_mem/two_shot", "nccl", "nccl/symmetric", "vllm/custom", "vllm/flashinfer"]
+    names = ["gloo", *HOST, "symm_mem/two_shot", "nccl", "nccl/symmetric"]
     backends = open_backends(names, dist.group.WORLD, "cpu")
     answers = {name: backend.supports(torch.ones(4)).reason for name, backend in backends.items()}
     close_backends(backends)
+    return answers
+
+
+def vllm_missing_on_one_rank(rank, world_size):
+    """What the ranks say of vLLM's GPU backends where all have vLLM, and where the first has not."""
+    names = ["vllm/custom", "vllm/flashinfer"]
+    answers = []
+    for missing in (False, True):
+        if missing and rank == 0:
+            importlib.util.find_spec = lambda name: None
+        backends = open_backends(names, dist.group.WORLD, "cpu")
+        answers.append({name: backend.supports(torch.ones(4)).reason for name, backend in backends.items()})
+        close_backends(backends)
+    return answers
+
+
+def vllm_classes_without_gpus(rank, world_size):
+    """What vLLM's own classes answer here when they are made all the same."""
+    peers = [kind(dist.group.WORLD, torch.device("cpu")) for kind in (VllmCustom, VllmFlashInfer)]
+    answers = {}
+    for peer in peers:
+        answers[peer.name] = [peer._open().reason, type(peer._communicator).__name__]
+        peer.close()
     return answers
 
 

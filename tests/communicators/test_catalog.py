@@ -8,7 +8,8 @@ def test_one_rank_without_a_feature_disables_it_on_all_with_the_same_words(ranks
     assert first["host/one_shot"] == first["host/two_shot"]
     assert first["host/one_shot"].startswith("rank 1: ") and "Linux" in first["host/one_shot"]
     assert "CUDA" in first["symm_mem/two_shot"]
-    assert "has no code for it yet" in first["triton/one_shot"]
+    for name in ("nccl", "nccl/symmetric"):
+        assert first[name] == "NCCL serves CUDA tensors, and this run is on the CPU"
 
 
 def test_a_name_that_no_backend_has_is_an_error_with_the_nearest_one(ranks):
