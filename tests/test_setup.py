@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from symmlib.machine import Machine
+
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "requirements"
 STACKS = ("cpu", "gpu")
@@ -87,3 +89,31 @@ def test_setup_refuses_a_stack_that_does_not_exist():
     ended = subprocess.run([ROOT / "scripts" / "setup.sh", "tpu"], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "unknown stack 'tpu'. Valid: auto, cpu, gpu." in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "has_mps", "stack"),
+    [
+        (None, True, "cpu"),
+        ([], True, "cpu"),
+        (["9.0"], True, "gpu"),
+        (["10.0"], True, "gpu"),
+        (["9.0"], False, "cpu"),
+        (["8.0"], True, "cpu"),
+        (["8.0", "8.0"], False, "gpu"),
+        (["10.0"] * 8, True, "gpu"),
+    ],
+)
+def test_setup_takes_the_stack_of_the_profile_that_suits_the_machine(tmp_path, capabilities, has_mps, stack):
+    programs = {} if capabilities is None else {"nvidia-smi": f"printf '%s' '{chr(10).join(capabilities)}'"}
+    for name, line in (programs | ({"nvidia-cuda-mps-control": "exit 1"} if has_mps else {})).items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / "scripts" / "setup.sh").read_text()
+    functions = script[script.index("fit_for_gpu_stack() {") : script.index("# pip prints a thousand lines")]
+    command = ["bash", "-c", f"set -euo pipefail\n{functions}\nchoose_stack auto"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    chosen = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert chosen.stdout == f"{stack}\n"
+    gpus = [{"name": "a GPU", "compute_capability": one} for one in capabilities or []]
+    assert (Machine(gpus, mps=has_mps).profile() == "cpu") == (stack == "cpu")
