@@ -129,6 +129,17 @@ def test_the_latest_run_is_the_newest_that_has_the_result(tmp_path):
     assert latest_run(tmp_path, needing="serving.csv") is None
 
 
+def test_a_copy_without_its_checkout_takes_its_revision_from_the_environment(monkeypatch, tmp_path):
+    checkout = provenance()["git"]
+    monkeypatch.setenv("SYMMLIB_REVISION", "a" * 40)
+    if checkout["revision"]:  # a checkout knows better
+        assert provenance()["git"] == checkout
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    assert provenance()["git"] == {"revision": "a" * 40, "dirty": None}
+    monkeypatch.delenv("SYMMLIB_REVISION")
+    assert provenance()["git"] == {"revision": None, "dirty": None}
+
+
 def test_provenance_keeps_what_matters_and_no_secret(monkeypatch):
     monkeypatch.setenv("NCCL_ALGO", "Ring")
     for name in ("VLLM_API_KEY", "HF_TOKEN", "SYMMLIB_PASSWORD"):
