@@ -6,11 +6,12 @@ TESTS ?= tests
 
 export PYTHON
 
-.PHONY: help report test lab doctor setup
+.PHONY: help report test test-gpu lab doctor setup
 
 help:
 	@echo "make report              measure on this machine and write a report (PROFILE=b200-tp8 for another profile)"
 	@echo "make test                run the tests (TESTS=tests/routing for some of them)"
+	@echo "make test-gpu            run the tests that need a GPU (one H100, H200 or B200 with NVIDIA MPS is enough)"
 	@echo "make lab                 open the notebooks in JupyterLab"
 	@echo "make doctor              say what this machine can run, and why not what it can't"
 	@echo "make setup               only install (STACK=cpu or gpu against what the machine suggests)"
@@ -20,6 +21,9 @@ report: setup
 
 test: setup
 	@.venv/bin/python -m pytest $(TESTS)
+
+test-gpu: setup
+	@.venv/bin/python -m pytest tests_gpu
 
 lab: setup
 	@.venv/bin/symmlib lab
