@@ -21,11 +21,19 @@ def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = Non
     """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
     rows = headline_rows(comparison)
     if rows.empty:
-        best = next(iter(fastest.per_setting(summary)), None)
-        if best is None:
+        settings = fastest.per_setting(summary)
+        if not settings:
             return "Nothing was measured"
-        names = words.listed([best["backend"], *best["level"]])
-        return f"Fastest all-reduce at {best['size']}: {names}"
+        places: dict[tuple[str, str], list[str]] = {}  # (size, the fastest) -> where that is so
+        for best in settings:
+            places.setdefault((best["size"], words.listed([best["backend"], *best["level"]])), []).append(
+                best["setting"]
+            )
+        (size, names), *others = places
+        if not others:
+            return f"Fastest all-reduce at {size}: {names}"
+        told = [f"{names} on {words.listed(where)}" for (_, names), where in places.items()]
+        return f"Fastest all-reduce at {size}: {'; '.join(told)}"
     valid = rows[rows.verdict != "invalid"]
     if valid.empty:
         return "No verdict: every cell is invalid"
@@ -69,13 +77,14 @@ def certainty(comparison: pd.DataFrame | None) -> str:
 def sentences(
     comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None, gates: pd.DataFrame | None = None
 ) -> list[str]:
-    """The verdicts as a few sentences, most important first.
+    """The verdicts as a few sentences, most important first; before them `words.banner`, where it is due.
 
     `comparison` has the columns of `results/comparison.csv`, `summary` those of `results/allreduce_summary.csv`,
     `gates` those of `results/gates.csv` (for the reasons of invalid cells). Each may be None or empty.
     """
     lines = _serving_sentences(headline_rows(comparison), gates) + fastest.sentences(summary)
-    return lines or [NOTHING]
+    banner = "" if summary is None else words.banner(summary.get("device", ()))
+    return [banner, *lines] if banner else lines or [NOTHING]
 
 
 def headline_rows(comparison: pd.DataFrame | None) -> pd.DataFrame:

@@ -9,6 +9,20 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 TIMES_FROM = 1.3  # from here on "1.3x faster" reads better than "23 % less time"
+ONE_GPU = "/one-gpu"  # ends a `device` where ranks shared a GPU, as `symmlib.communicators.gpu` names it
+ONE_GPU_BANNER = (
+    "Ranks shared one GPU: its memory (HBM) stands in for NVLink. Times hold for no node; ratios within this run show "
+    "launch, copy and barrier costs."
+)
+ONE_GPU_MARK = "ranks shared one GPU"  # the banner, where there is room for a badge only
+
+
+def banner(devices: Iterable) -> str:
+    """What everything made from rows of these `device`s has to carry; empty unless ranks shared a GPU in some.
+
+    For a table that may be old and have no such column: `banner(table.get("device", ()))`.
+    """
+    return ONE_GPU_BANNER if any(str(device).endswith(ONE_GPU) for device in set(devices)) else ""
 
 
 def times(factor: float) -> str:

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from symmlib.analysis import fastest, verdicts
+from symmlib.analysis import fastest, verdicts, words
 
 
 def compared(treatment="router", verdict="faster", ratio=0.19, qps=4, metric="tpot", **changes) -> dict:
@@ -235,6 +235,24 @@ def test_the_all_reduce_sentence_speaks_of_64_kib():
         "(median, 3 launches)."
     ]
     assert verdicts.headline(None, summary) == "Fastest all-reduce at 64 KiB: host/one_shot"
+
+
+def test_where_ranks_shared_a_gpu_that_is_said_first():
+    summary = pd.DataFrame([measured("triton/one_shot", 65536, 9, device="sm_90/one-gpu")])
+    first, second = said(compared(), summary=summary)[0], said(summary=summary)[1]
+    assert first == words.ONE_GPU_BANNER and second.startswith("triton/one_shot sums 64 KiB")
+    assert words.ONE_GPU_BANNER not in said(compared(), summary=summary.assign(device="sm_90"))
+
+
+def test_where_world_sizes_differ_in_what_is_fastest_the_headline_names_each():
+    times = {(2, "triton/one_shot"): 5, (2, "triton/two_shot"): 9, (4, "triton/one_shot"): 9, (4, "triton/two_shot"): 8,
+             (8, "triton/one_shot"): 19, (8, "triton/two_shot"): 12}  # fmt: skip
+    summary = pd.DataFrame([measured(name, 65536, us, world_size=ranks) for (ranks, name), us in times.items()])
+    assert verdicts.headline(None, summary) == (
+        "Fastest all-reduce at 64 KiB: triton/one_shot on 2 ranks; triton/two_shot on 4 ranks and 8 ranks"
+    )
+    same = summary[summary.backend == "triton/one_shot"]
+    assert verdicts.headline(None, same) == "Fastest all-reduce at 64 KiB: triton/one_shot"
 
 
 def test_where_modes_differ_the_all_reduce_sentences_name_them():

@@ -50,3 +50,10 @@ def test_bandwidths_have_three_digits_and_no_exponent(gbps, expected):
 @pytest.mark.parametrize(("counts", "expected"), [([1], "1 block"), ([3, 3], "3 blocks"), ([2, 3], "2 to 3 blocks")])
 def test_blocks_are_counted(counts, expected):
     assert words.blocks(pd.DataFrame({"blocks": counts})) == expected
+
+
+def test_the_banner_is_due_where_ranks_of_any_row_shared_a_gpu():
+    assert words.banner(["sm_90", "sm_90/one-gpu"]) == words.ONE_GPU_BANNER
+    assert words.banner(["sm_90", "cpu", None, float("nan")]) == words.banner([]) == ""
+    old = pd.DataFrame({"backend": ["gloo"]})
+    assert words.banner(old.get("device", ())) == ""
