@@ -1,11 +1,15 @@
 """Samples of the micro-benchmark to one row per backend and size; pandas in, pandas out, no torch."""
 
+import re
+
 import pandas as pd
 
+from symmlib.analysis.crossovers import Timings, ratio
 from symmlib.analysis.fastest import usable
 from symmlib.sizes import format_size
 
-POINT = ["backend", "world_size", "dtype", "mode", "bytes"]
+SETTING = ["world_size", "dtype", "mode"]
+POINT = ["backend", *SETTING, "bytes"]
 SUMMARY_COLUMNS = [
     *POINT,
     "launches",
@@ -22,6 +26,9 @@ SUMMARY_COLUMNS = [
     "device",
     "multicast",
 ]
+AGAINST_COLUMNS = [*SETTING, "bytes", "peer", "ours", "peer_us", "ours_us", "ratio", "ci_low", "ci_high", "launches"]
+VLLM_WAYS = ("vllm/symm_mem", "vllm/shm")  # how vLLM itself would do it: with symmetric memory, and on the CPU
+OTHERS = r"vllm/|nccl|gloo"  # begin the names of what somebody else wrote (DESIGN: peers)
 SAMPLES_FOR_P99 = 1000  # so that at least 10 lie beyond it, the rule for every percentile of the suite
 
 
@@ -58,21 +65,61 @@ def timed(samples: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def medians(summary: pd.DataFrame) -> pd.DataFrame:
-    """`median_us` for reading: a row per size, a column per backend; empty where nothing was timed."""
-    table = summary.pivot(index="bytes", columns="backend", values="median_us")[list(summary["backend"].unique())]
-    return table.rename(index=format_size).rename_axis(index="median µs")
+    """`median_us` for reading: a row per size, a column per backend; empty where nothing was timed.
+
+    Of several world sizes, dtypes or modes, sizes stand below each other, with those before the size.
+    """
+    differ = [name for name in SETTING if summary[name].nunique() > 1]
+    table = summary.pivot(index=[*differ, "bytes"], columns="backend", values="median_us")
+    table = table[list(summary["backend"].unique())].rename(index=format_size, level="bytes")
+    return table.rename_axis(index=[*_named(differ), "median µs"])
 
 
 def correctness(summary: pd.DataFrame) -> pd.DataFrame:
-    """A row per backend, all sizes together: was every sum right, how exact, the same on all ranks, and if not, why."""
-    rows = summary.assign(why=summary["reason"].replace("", pd.NA)).groupby("backend", sort=False)
-    return rows.agg(
+    """A row per backend (of each world size, if several), all sizes together: was every sum right, how exact, the same
+    on all ranks, and if not, why."""
+    by = [*(["world_size"] if summary["world_size"].nunique() > 1 else []), "backend"]
+    rows = summary.assign(why=summary["reason"].replace("", pd.NA)).groupby(by, sort=False)
+    table = rows.agg(
         status=("status", lambda of_sizes: "ok" if (of_sizes == "ok").all() else ", ".join(of_sizes.unique())),
         wrong=("wrong", lambda of_sizes: of_sizes.sum(min_count=1)),
         max_abs_error=("max_abs_error", "max"),
-        bitwise_equal_across_ranks=("bitwise_equal_across_ranks", lambda of_sizes: of_sizes.all()),
+        bitwise_equal_across_ranks=(
+            "bitwise_equal_across_ranks",
+            lambda of_sizes: of_sizes.all() if of_sizes.notna().any() else None,
+        ),
         why=("why", lambda of_sizes: next(iter(of_sizes.dropna()), "")),
     )
+    return table.rename_axis(index=_named(by))
+
+
+def against(times: pd.DataFrame, peer: str = "") -> pd.DataFrame:
+    """How much longer `peer` takes than the best of ours, a row per setting and size (`AGAINST_COLUMNS`).
+
+    `times`: samples as `timed` gives them; or a summary, whose medians give ratios without intervals. `peer`: a
+    backend's name; empty: of `VLLM_WAYS` the first that was measured. `ours` is the fastest, by its median over
+    launches, of those that are not vLLM's, NCCL's or gloo. `ratio` is exp of the mean over launches of
+    ln(peer's median / ours), with its 95 % t interval. Only launches that timed both count, and only sizes that have
+    such a launch have a row.
+    """
+    if "time_us" not in times:
+        times = usable(times).assign(launch=1).rename(columns={"median_us": "time_us"})
+    peer = peer or next((name for name in VLLM_WAYS if (times["backend"] == name).any()), "")
+    rows = []
+    for key, here in times.groupby([*SETTING, "bytes"]):
+        launches = {name: set(samples["launch"]) for name, samples in here.groupby("backend")}
+        own = {name for name in launches if not re.match(OTHERS, name) and launches[name] & launches.get(peer, set())}
+        if own:
+            medians_us = here.groupby(["backend", "launch"])["time_us"].median().groupby("backend").median()
+            ours = medians_us[sorted(own)].idxmin()
+            compared = ratio(Timings.of(here[here["backend"].isin([ours, peer])]), peer, ours)
+            paired = len(launches[ours] & launches[peer])
+            rows.append((*key, peer, ours, medians_us[peer], medians_us[ours], *compared, paired))
+    return pd.DataFrame(rows, columns=AGAINST_COLUMNS)
+
+
+def _named(levels: list[str]) -> list[str]:
+    return ["ranks" if level == "world_size" else level for level in levels]
 
 
 def _checked(launches: pd.DataFrame) -> pd.Series:
