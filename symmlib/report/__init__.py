@@ -1,10 +1,12 @@
 """What a run shows: its figures, its page, the index of all runs, and a copy to publish. Made from files alone.
 
-`figures` serves notebooks too. Nothing here imports torch or communicators, so a laptop without either makes reports.
+`figures` and `captioned` serve notebooks too. Nothing here imports torch or communicators, so a laptop without either
+makes reports.
 """
 
 from symmlib.report.index import make_index
 from symmlib.report.page import make_report
 from symmlib.report.publish import publish
+from symmlib.report.tables import captioned
 
-__all__ = ["make_index", "make_report", "publish"]
+__all__ = ["captioned", "make_index", "make_report", "publish"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from symmlib.analysis import words
+from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.routing import RoutingTable, show
 
@@ -27,6 +29,7 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
+SAMPLES = "results/allreduce.csv"  # large; read only where they are needed
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
@@ -48,6 +51,22 @@ class Contents:
     routes: pd.DataFrame | None = None
     missing: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def banner(self) -> str:
+        """`words.banner` of everything in the run that ranks timed; tables without devices are of the same ranks."""
+        timed = [self.tables.get("allreduce_summary"), self.tables.get("held_out"), self.routes]
+        return words.banner(device for table in timed if table is not None for device in table.get("device", ()))
+
+    def samples(self) -> pd.DataFrame | None:
+        """The micro-benchmark's samples whose times count, as `analysis.allreduce.timed` gives them; None without."""
+        try:
+            samples = pd.read_csv(self.path / SAMPLES, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
+            return timed(samples, self.tables["allreduce_summary"].reindex(columns=SUMMARY_COLUMNS))
+        except (OSError, ValueError, KeyError) as error:  # merging raises KeyError where a column is missing
+            if not isinstance(error, FileNotFoundError):
+                self.missing.append((SAMPLES, f"the file cannot be used: {error}"))
+            return None
 
     def lacks(self, name: str, step: str) -> None:
         """Record that the file `name`, which `step` writes, is not there, and why; files with one reason together."""
@@ -126,10 +145,15 @@ def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFra
     return "no run yet has serving results", None, None
 
 
+def gpu_names(manifest: dict) -> list[str]:
+    """The GPUs of the machine as their driver names them, one by one; empty without any."""
+    return [gpu.get("name", "GPU") for gpu in (manifest.get("hardware") or {}).get("gpus") or []]
+
+
 def machine(manifest: dict) -> str:
     """The machine in a few words: '8 × NVIDIA B200', or the CPU and its cores."""
     hardware = manifest.get("hardware") or {}
-    gpus = [gpu.get("name", "GPU") for gpu in hardware.get("gpus") or []]
+    gpus = gpu_names(manifest)
     if gpus:
         return ", ".join(f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus))
     cpu = hardware.get("cpu") or {}

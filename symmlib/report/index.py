@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from symmlib.analysis import invalid, verdicts
+from symmlib.analysis import invalid, words
 from symmlib.errors import UsageError
-from symmlib.report import contents
-from symmlib.report.page import environment
+from symmlib.report import contents, sections
+from symmlib.report.page import NO_ANSWER, environment
 from symmlib.runs import write_text
 
 # In every page that symmlib writes; before it had the first, its index had the second.
@@ -15,7 +15,8 @@ MARKS = ('<meta name="generator" content="symmlib">', "<title>symmlib: all runs<
 
 @dataclass(frozen=True)
 class Row:
-    """One run of the index. `page` is None where no report was made; `reason` says why a run failed or is invalid."""
+    """One run of the index. `page` is None where no report was made; `reason` says why a run failed or is invalid.
+    `mark` is what must be known of its numbers (`words.ONE_GPU_MARK`)."""
 
     run_id: str
     page: str | None
@@ -27,6 +28,7 @@ class Row:
     machine: str
     date: str
     revision: str
+    mark: str = ""
 
 
 def make_index(reports_dir: Path) -> Path:
@@ -61,18 +63,24 @@ def _row(path: Path) -> Row:
         return Row(
             path.name, page, "Not readable", "", "failed", str(error).replace(str(path), path.name), "", "", "", ""
         )
-    comparison, summary, manifest = run.tables["comparison"], run.tables["allreduce_summary"], run.manifest
+    manifest, reason = run.manifest, _reason(run)
+    try:
+        answer = sections.answer(run)
+    except Exception as error:  # whatever is odd about the numbers of one run costs no other its place here
+        answer = {"headline": NO_ANSWER, "certainty": ""}
+        reason = f"{type(error).__name__}: {error}"
     return Row(
         run_id=path.name,
         page=page,
-        verdict=verdicts.headline(comparison, summary),
-        certainty=verdicts.certainty(comparison),
+        verdict=answer["headline"],
+        certainty=answer["certainty"],
         status=str(manifest.get("status", "running")),
-        reason=_reason(run),
+        reason=reason,
         profile=str(manifest.get("profile", "")),
         machine=contents.machine(manifest),
         date=contents.when(manifest.get("started")),
         revision=contents.revision(manifest),
+        mark=words.ONE_GPU_MARK if run.banner else "",
     )
 
 

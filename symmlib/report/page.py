@@ -11,7 +11,6 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from symmlib.analysis import verdicts
 from symmlib.report import contents, sections, style
 from symmlib.runs import write_text
 
@@ -20,6 +19,17 @@ STATUS_WORDS = {
     "failed": "failed in part",
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
+}
+NO_ANSWER = "No answer could be made of these results"
+SECTIONS = {
+    "answer": sections.answer,
+    "tiles": sections.tiles,
+    "serving": sections.serving,
+    "allreduce": sections.allreduce,
+    "routes": sections.routes,
+    "published": sections.beside_published,
+    "gates": sections.gates,
+    "not_run": sections.not_run,
 }
 
 
@@ -30,33 +40,49 @@ def make_report(run_dir: Path) -> Path:
     `run_dir` is no run's directory or cannot be written.
     """
     run = contents.read(Path(run_dir))
-    comparison, summary = run.tables["comparison"], run.tables["allreduce_summary"]
+    made, unmade = _make_sections(run)
     page = environment().get_template("report.html")
     html = page.render(
         run=run,
         manifest=run.manifest,
         machine=contents.machine(run.manifest),
-        headline=verdicts.headline(comparison, summary),
-        certainty=verdicts.certainty(comparison),
-        sentences=verdicts.sentences(comparison, summary, run.tables["gates"]),
-        tiles=sections.tiles(run),
-        serving=sections.serving(run),
-        allreduce=sections.allreduce(run),
-        routes=sections.routes(run),
-        published=sections.beside_published(run),
-        gates=sections.gates(run),
-        not_run=sections.not_run(run),
+        banner=run.banner,
+        **(made.pop("answer") or {"headline": NO_ANSWER, "certainty": "", "sentences": [unmade["answer"]]}),
         provenance=sections.provenance(run.manifest),
         files=sections.files(run),
+        unmade=unmade,
+        **made,
     )
     return write_text(run.path / "index.html", html)
+
+
+def _make_sections(run: contents.Contents) -> tuple[dict, dict[str, str]]:
+    """What `sections` makes of `run`, by name; and why, for those that could not be made.
+
+    Whatever is odd about the numbers of one section costs that section: the others may be what somebody waits for.
+    """
+    made, unmade = {}, {}
+    for name, make in SECTIONS.items():
+        try:
+            made[name] = make(run)
+        except Exception as error:
+            made[name], unmade[name] = None, f"{type(error).__name__}: {error}"
+            run.missing.append(
+                (f"the section “{name.replace('_', ' ')}” of this page", f"it failed with {unmade[name]}")
+            )
+    return made, unmade
 
 
 def environment() -> Environment:
     """The templates' environment: everything is escaped unless it is `Markup`, and an unknown name is an error."""
     loader = PackageLoader("symmlib.report")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"settings_as_code": _settings_as_code, "when": contents.when, "link": _link}
+    made.filters |= {
+        "settings_as_code": _settings_as_code,
+        "when": contents.when,
+        "link": _link,
+        "breakable": _breakable,
+    }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
     return made
 
@@ -64,6 +90,11 @@ def environment() -> Environment:
 def _link(path: str) -> str:
     """A relative path as a link that stays relative, whatever characters it has."""
     return quote(path, safe="/")
+
+
+def _breakable(name: str) -> Markup:
+    """A name in which a line may end behind a slash, so that columns of backends stay narrow."""
+    return escape(name).replace("/", Markup("/<wbr>"))
 
 
 def _settings_as_code(text: str) -> Markup:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from symmlib.analysis import fastest, published, verdicts, words
+from symmlib.analysis import alpha_beta, fastest, published, verdicts, words
+from symmlib.analysis.allreduce import SETTING, VLLM_WAYS, against
 from symmlib.report import contents, figures, svg
 from symmlib.report.contents import Contents
+from symmlib.report.figures.canvas import setting_words
 from symmlib.sizes import format_size
 
 
@@ -28,13 +30,17 @@ class Plot:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page shows it: `numeric` columns are right-aligned, a `wordy` one keeps its width on a phone."""
+    """A table as the page shows it: `numeric` columns are right-aligned, a `wordy` one keeps its width on a phone.
+
+    `name` is what it is unfolded by, where it is one of many.
+    """
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
     wordy: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,17 @@ class Tile:
     before: str
     after: str
     note: str
+
+
+def answer(run: Contents) -> dict:
+    """The `headline`, how certain it is (`certainty`), and the `sentences` that carry it."""
+    comparison, summary = run.tables["comparison"], run.tables["allreduce_summary"]
+    sentences = verdicts.sentences(comparison, summary, run.tables["gates"])
+    return {
+        "headline": verdicts.headline(comparison, summary),
+        "certainty": verdicts.certainty(comparison),
+        "sentences": [sentence for sentence in sentences if sentence != run.banner],  # which stands beside the headline
+    }
 
 
 def tiles(run: Contents) -> list[Tile]:
@@ -63,9 +80,10 @@ def tiles(run: Contents) -> list[Tile]:
                 note = f"{baseline} → {treatment}, {lead.statistic.iloc[0]} at TP={tp:g}, QPS {qps:g}"
                 found.append(Tile(label, words.milliseconds(before), words.milliseconds(after), note))
     for best in fastest.per_setting(run.tables["allreduce_summary"])[:1]:
-        incumbent = next((name for name in fastest.INCUMBENTS if name in best["others"]), None)
+        incumbent = next((name for name in (*fastest.INCUMBENTS, *VLLM_WAYS) if name in best["others"]), None)
         if incumbent:
             note = f"{incumbent} → {best['backend']}, median over {best['setting']}"
+            note += f"; {words.ONE_GPU_MARK}" if run.banner else ""
             before, after = words.microseconds(best["others"][incumbent]), words.microseconds(best["time_us"])
             found.append(Tile(f"One all-reduce of {best['size']}", before, after, note))
     return found
@@ -86,11 +104,14 @@ def serving(run: Contents) -> dict:
 
 
 def allreduce(run: Contents) -> dict:
-    """`plots` (time, bus bandwidth) and `tables` of medians, one per (world size, dtype, mode)."""
+    """`plots` (time, bus bandwidth, and the share of the bound where there is one), `tables` of medians, one per
+    (world size, dtype, mode), and `against`: the table of ratios to vLLM's way, where that was measured."""
     summary = run.tables["allreduce_summary"]
     if summary is None:
-        return {"plots": [], "tables": []}
+        return {"plots": [], "tables": [], "against": None}
     plots = [_plot("latency", figures.latency, summary), _plot("busbw", figures.bus_bandwidth, summary)]
+    if alpha_beta.bounds(summary, contents.gpu_names(run.manifest)).share.notna().any():
+        plots.append(_plot("roofline", figures.roofline, summary, run.manifest))
     ran = summary[summary.median_us.notna()]
     tables = []
     for (world_size, dtype, mode), rows in ran.groupby(["world_size", "dtype", "mode"], sort=False):
@@ -100,9 +121,50 @@ def allreduce(run: Contents) -> dict:
             [_unbroken(format_size(int(size))), *(_time_cell(cells, (size, name)) for name in names)]
             for size in sorted(rows.bytes.unique())
         ]
-        caption = f"Median time of one all-reduce in µs, by its size per rank; {world_size} ranks, {dtype}, {mode}"
-        tables.append(Table(caption, ["size", *names], body, frozenset(range(1, len(names) + 1))))
-    return {"plots": plots, "tables": tables}
+        setting = f"{world_size} ranks, {dtype}, {mode}"
+        caption = _caption(f"Median time of one all-reduce in µs, by its size per rank; {setting}", run)
+        numeric = frozenset(range(1, len(names) + 1))
+        tables.append(Table(caption, ["size", *names], body, numeric, name=f"Median times on {setting}"))
+    return {"plots": plots, "tables": tables, "against": _against_table(run)}
+
+
+def _against_table(run: Contents) -> Table | None:
+    """How much longer vLLM's way takes than the best of ours: a row per size, a column per setting."""
+    summary = run.tables["allreduce_summary"]
+    if not summary.backend.isin(VLLM_WAYS).any():
+        return None
+    samples = run.samples()
+    compared = against(summary if samples is None else samples)
+    if compared.empty:
+        return None
+    columns = {key: rows.set_index("bytes") for key, rows in compared.groupby(SETTING, sort=False)}
+    body = [
+        [_unbroken(format_size(int(size))), *(_ratio_cell(rows, size) for rows in columns.values())]
+        for size in sorted(compared.bytes.unique())
+    ]
+    launches = words.span(compared.launches, lambda count: f"{int(count)}")
+    caption = (
+        f"Time of {compared.peer.iloc[0]} over that of the best of ours, which is named, with its 95 % interval over "
+        f"{launches} launch{'' if launches == '1' else 'es'}; above 1 ours is faster"
+    )
+    return Table(
+        _caption(caption, run),
+        ["size", *(setting_words(key, compared) for key in columns)],
+        body,
+        wordy=len(columns) > 1,
+    )
+
+
+def _ratio_cell(rows: pd.DataFrame, size: int) -> str:
+    if size not in rows.index:
+        return "–"
+    row = rows.loc[size]
+    interval = f" ({words.ratio_interval(row.ci_low, row.ci_high, row.ratio)})" if pd.notna(row.ci_low) else ""
+    return f"{_unbroken(words.ratio(row.ratio) + interval)} {row.ours}"
+
+
+def _caption(text: str, run: Contents) -> str:
+    return f"{text}. {run.banner}" if run.banner else text
 
 
 def not_run(run: Contents) -> list[tuple[str, str]]:
@@ -132,7 +194,11 @@ def routes(run: Contents) -> dict:
     regret, held_out = run.tables["regret"], run.tables["held_out"]
     if regret is not None and held_out is not None and len(regret):
         plots.append(_plot("held-out", figures.held_out, held_out, regret, run.routes))
-    return {"plots": plots, "table": Table("Routes", columns, rows, wordy=True), "cost": _router_cost(run)}
+    return {
+        "plots": plots,
+        "table": Table(_caption("Routes", run), columns, rows, wordy=True),
+        "cost": _router_cost(run),
+    }
 
 
 def _router_cost(run: Contents) -> str:
@@ -140,12 +206,14 @@ def _router_cost(run: Contents) -> str:
     cost = run.tables["router_cost"]
     if cost is None or cost.empty:
         return ""
+    several = cost[SETTING].drop_duplicates().shape[0] > 1
     told = words.listed(
         f"{row.ratio:.2f} times as long as {row.backend} alone at {format_size(int(row.bytes))}"
+        + (f" on {setting_words((row.world_size, row.dtype, row.mode), cost)}" if several else "")
         + (f" (95 % {row.ci_low:.2f} to {row.ci_high:.2f})" if pd.notna(row.ci_low) else "")
         for row in cost.itertuples()
     )
-    return f"An all-reduce through the router takes {told}."
+    return f"An all-reduce through the router takes {told}. {run.banner}".strip()
 
 
 def beside_published(run: Contents) -> dict:

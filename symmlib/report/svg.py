@@ -12,20 +12,25 @@ from html import escape
 
 import matplotlib
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.patches import Rectangle
 
 from symmlib.report import style
 
 CSS_PIXELS_PER_PT = 96 / 72
 TITLE_CHARACTERS_PER_INCH = 11.5  # of bold DejaVu Sans at the title's size
+TEXT_CHARACTERS_PER_INCH = 14  # of DejaVu Sans at the size of all other text
+LINE_IN = 0.165  # of that text
 
 
 class Figure(MatplotlibFigure):
     """A matplotlib figure with `finding` (its title, computed from the data), `alt` (what it shows, in words, for
-    those who do not see it) and `reading` (one sentence: how to read it)."""
+    those who do not see it) and `reading` (one sentence: how to read it). A `banner` is drawn, too (`carry`)."""
 
     finding: str = ""
     alt: str = ""
     reading: str = ""
+    banner: str = ""
+    banner_in: float = 0  # inches that it takes
     key_in: float = 0  # inches that its key takes
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -38,13 +43,33 @@ class Figure(MatplotlibFigure):
         return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"alt": self.alt}}
 
 
+def carry(figure: Figure, banner: str) -> None:
+    """Write `banner` on the drawing, above all else, and in the words that go with it; nothing if it is empty."""
+    if not banner:
+        return
+    lines = textwrap.wrap(banner, int((figure.get_figwidth() - 0.2) * TEXT_CHARACTERS_PER_INCH))
+    figure.banner, figure.banner_in = banner, LINE_IN * len(lines) + 0.14
+    figure.alt, figure.reading = f"{figure.alt.removesuffix('.')}. {banner}", f"{figure.reading} {banner}".strip()
+    figure.set_figheight(figure.get_figheight() + figure.banner_in)
+    bar = Rectangle((0, 0), 0.04 / figure.get_figwidth(), 0, transform=figure.transFigure, gid="banner")
+    bar.set(facecolor=style.COLOURS["orange"][0], edgecolor="none")
+    figure.add_artist(bar)
+    figure.text(0.13 / figure.get_figwidth(), 0, "\n".join(lines), va="top", gid="banner").set_in_layout(False)
+    lay_out(figure)
+
+
 def lay_out(figure: Figure, room_in: float = 0) -> None:
-    """Place the key at the top and the panels below it; `room_in` inches above both stay free."""
+    """Place the banner at the top, the key and the panels below it; `room_in` inches above them stay free."""
     height = figure.get_figheight()
-    top = 1 - room_in / height
+    top = 1 - (room_in + figure.banner_in) / height
     figure.get_layout_engine().set(rect=(0, 0, 1, top - figure.key_in / height))
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0, top), figure.transFigure)
+    for part in figure.findobj(lambda artist: artist.get_gid() == "banner"):
+        if isinstance(part, Rectangle):
+            part.set(y=top + 0.08 / height, height=(figure.banner_in - 0.1) / height)
+        else:
+            part.set_y(1 - (room_in + 0.04) / height)
 
 
 def titled(figure: Figure, format: str) -> bytes:

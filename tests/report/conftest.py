@@ -39,6 +39,28 @@ def allreduce_summary() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
+def one_gpu_summary() -> pd.DataFrame:
+    """Of 2, 4 and 8 ranks that shared one GPU."""
+    medians_us = {
+        "triton/one_shot": (4, 6, 140),
+        "triton/two_shot": (6, 7, 80),
+        "symm_mem/one_shot": (5, 7, 160),
+        "vllm/symm_mem": (8, 10, 120),
+    }
+    ran = {"launches": 5, "wrong": 0, "status": "ok", "reason": "", "device": "sm_90/one-gpu", "multicast": False}
+    return pd.DataFrame(
+        [
+            {"backend": name, "world_size": ranks, "dtype": "bfloat16", "mode": "graph", "bytes": size, **ran,
+             "median_us": time_us * ranks, "busbw_gbps": size / time_us / ranks / 1000,
+             "max_abs_error": 0.01, "bitwise_equal_across_ranks": True}
+            for ranks in (2, 4, 8)
+            for name, times_us in medians_us.items()
+            for size, time_us in zip((1 << 10, 1 << 16, 32 << 20), times_us, strict=True)
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
 def serving_summary() -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -89,6 +111,40 @@ def bare_run(tmp_path):
 def whole_run(tmp_path, tables):
     """A run that has everything, to change at will."""
     return _whole_run(tmp_path, tables)
+
+
+@pytest.fixture(scope="session")
+def one_gpu_run(tmp_path_factory, one_gpu_summary):
+    """A run of ranks that shared one H200, with its page: three world sizes, samples, routes, held-out sizes."""
+    run = _bare_run(tmp_path_factory.mktemp("one-gpu"))
+    write_csv(run / "results" / "allreduce_summary.csv", one_gpu_summary)
+    samples = one_gpu_summary[["backend", "world_size", "dtype", "mode", "bytes", "median_us"]]
+    launches = [
+        samples.assign(launch=launch, time_us=samples.median_us * (1 + launch / 100)).drop(columns="median_us")
+        for launch in (1, 2, 3)
+    ]
+    write_csv(run / "results" / "allreduce.csv", pd.concat(launches))
+    held_out = one_gpu_summary[one_gpu_summary.bytes == 1 << 16].assign(bytes=65538)
+    router = held_out[held_out.backend == "triton/one_shot"].assign(
+        backend="router", median_us=lambda rows: rows.median_us * 1.1
+    )
+    write_csv(run / "check" / "results" / "allreduce_summary.csv", pd.concat([held_out, router]))
+    setting = {"dtype": "bfloat16", "mode": "graph"}
+    regret = {"bytes": 65538, "chosen": "triton/one_shot", "best": "triton/one_shot", "regret": 0.0}
+    write_csv(run / "results" / "regret.csv", pd.DataFrame([{"world_size": n, **setting, **regret} for n in (2, 4, 8)]))
+    cost = {"bytes": 1024, "backend": "triton/one_shot", "ratio": 1.1, "ci_low": 1.0, "ci_high": 1.2}
+    write_csv(
+        run / "results" / "router_cost.csv", pd.DataFrame([{"world_size": n, **setting, **cost} for n in (2, 4, 8)])
+    )
+    routes = (Route(1 << 20, "triton/one_shot", (1 << 19, 1 << 21)), Route(None, "triton/two_shot"))
+    RoutingTable(
+        tuple(Table("sm_90/one-gpu", n, "bfloat16", "graph", False, f"run {RUN_ID}", routes) for n in (2, 4, 8))
+    ).save(run / "routing.toml")
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest["hardware"]["gpus"] = [{"name": "NVIDIA H200"}]
+    write_json(run / "manifest.json", {**manifest, "status": "ok", "reason": "", "steps": {}})
+    make_report(run)
+    return run
 
 
 @pytest.fixture(scope="session")

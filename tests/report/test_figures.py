@@ -1,12 +1,13 @@
+import io
 import itertools
 import re
 
 import pandas as pd
 import pytest
 
-from symmlib.analysis import published, serving
+from symmlib.analysis import published, serving, words
 from symmlib.report import figures, style, svg
-from symmlib.routing import RoutingTable, show
+from symmlib.routing import Route, RoutingTable, Table, show
 
 LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 
@@ -15,7 +16,8 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 def drawn(allreduce_summary, serving_summary, comparison) -> dict:
     """Every figure, as a function of `compact`."""
     sizes = sorted(allreduce_summary.bytes.unique())
-    regret = pd.DataFrame({"bytes": sizes, "chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01})
+    chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
+    regret = pd.DataFrame({"world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": sizes, **chosen})
     cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
     return {
         "latency": lambda **options: figures.latency(allreduce_summary, **options),
@@ -24,6 +26,7 @@ def drawn(allreduce_summary, serving_summary, comparison) -> dict:
         "effects": lambda **options: figures.effects(comparison, **options),
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
         "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
+        "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
         "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
     }
 
@@ -78,6 +81,86 @@ def test_the_title_the_key_and_the_panels_of_a_picture_stand_below_each_other(dr
     assert y[figure.finding] + 8 < min(key) and max(key) + 8 < y[figure.axes[0].get_title(loc="left")]
 
 
+def drawn_of_one_gpu(summary, **options) -> dict[str, svg.Figure]:
+    """The figures of what ranks measured that shared a GPU."""
+    setting = {"dtype": "bfloat16", "mode": "graph"}
+    routes = RoutingTable(
+        tuple(
+            Table("sm_90/one-gpu", ranks, *setting.values(), False, "run x", (Route(None, "triton/one_shot"),))
+            for ranks in (2, 4, 8)
+        )
+    )
+    held_out = pd.DataFrame({"world_size": (2, 4, 8), **setting, "bytes": 1024, "chosen": "triton/one_shot"})
+    held_out = held_out.assign(best="triton/one_shot", regret=0.0)
+    return {
+        "latency": figures.latency(summary, **options),
+        "bus_bandwidth": figures.bus_bandwidth(summary, **options),
+        "routes": figures.routes(show(routes), summary, **options),
+        "held_out": figures.held_out(summary, held_out, show(routes), **options),
+        "roofline": figures.roofline(summary, {"hardware": {"gpus": [{"name": "NVIDIA H200"}]}}, **options),
+    }
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_figures_of_ranks_that_shared_a_gpu_say_so_on_the_drawing_and_in_words(one_gpu_summary, compact):
+    for name, figure in drawn_of_one_gpu(one_gpu_summary, compact=compact).items():
+        (text,) = [text.get_text() for text in figure.texts if text.get_gid() == "banner"]
+        assert " ".join(text.split()) == words.ONE_GPU_BANNER, name
+        assert figure.alt.endswith(words.ONE_GPU_BANNER) and figure.reading.endswith(words.ONE_GPU_BANNER), name
+        assert "its memory (HBM) stands in for NVLink" in " ".join(re.findall(r">([^<]+)<", svg.inline(figure, "x")))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_banner_stands_between_the_title_and_the_key_at_full_size(one_gpu_summary, compact):
+    for name, figure in drawn_of_one_gpu(one_gpu_summary, compact=compact).items():
+        figure.savefig(io.BytesIO(), format="png")
+        texts = [text for text in figure.texts if text.get_gid() == "banner"]
+        banner = texts[0].get_window_extent()
+        assert banner.y1 <= figure.bbox.height and banner.x1 <= figure.bbox.width, name
+        panels = max(axes.get_tightbbox().y1 for axes in figure.axes)
+        below = max([panels, *(legend.get_window_extent().y1 for legend in figure.legends)])
+        assert below <= banner.y0, name
+
+
+def test_figures_of_a_node_and_of_old_tables_carry_no_banner(allreduce_summary):
+    for summary in (allreduce_summary, allreduce_summary.assign(device="sm_90"), allreduce_summary.assign(device=None)):
+        figure = figures.latency(summary)
+        assert not figure.banner and words.ONE_GPU_BANNER not in figure.alt + figure.reading
+
+
+def test_panels_of_several_world_sizes_share_one_scale_and_one_key(one_gpu_summary):
+    figure = figures.latency(one_gpu_summary)
+    assert len(figure.axes) == 3 and len({axes.get_ylim() for axes in figure.axes}) == 1
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == list(one_gpu_summary.backend.unique())
+    assert figures.latency(one_gpu_summary, compact=True).get_figheight() > 2 * figure.get_figheight()
+
+
+def test_the_roofline_draws_the_share_of_the_bound_and_tells_what_it_leaves_out(one_gpu_summary):
+    figure = drawn_of_one_gpu(one_gpu_summary)["roofline"]
+    assert figure.finding.startswith("Nearest to its bound at the largest size on 2 ranks: triton/two_shot, ")
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        assert [line.get_xdata()[0] for line in lines] == [32 << 20] * 4
+        assert all(0 < line.get_ydata()[0] < 100 for line in lines)
+    assert "because all ranks' buffers fit the L2 cache (60 MiB)" in figure.reading
+    assert "the memory of one H200 (4800 GB/s)" in figure.reading
+
+
+def test_where_there_is_no_bound_the_roofline_says_why_and_draws_no_axes(allreduce_summary):
+    figure = figures.roofline(allreduce_summary.assign(device="cpu"))
+    assert figure.finding.startswith("There is no bound to hold these times against: on the CPU ranks meet in caches")
+    assert not any(axes.axison for axes in figure.axes)
+    assert figures.roofline(allreduce_summary).finding.endswith("the link of this machine is not known")
+
+
+def test_held_out_sizes_of_several_world_sizes_are_judged_each_by_its_own(one_gpu_summary):
+    figure = drawn_of_one_gpu(one_gpu_summary)["held_out"]
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        assert min(line.get_ydata()[0] for line in axes.lines if len(line.get_ydata())) == 1
+
+
 def test_wrong_sums_and_absent_backends_are_not_drawn(allreduce_summary):
     lying = allreduce_summary.assign(wrong=allreduce_summary.wrong.where(allreduce_summary.backend != "vllm/shm", 3))
     picture = svg.inline(figures.latency(lying), "x")
@@ -118,11 +201,16 @@ def test_several_settings_and_tensor_parallel_sizes_get_panels_of_their_own(allr
     assert len(figures.ttft_tpot(pd.concat([serving_summary, serving_summary.assign(tp=4)])).axes) == 4
 
 
-def test_a_finding_about_one_of_several_settings_names_it(allreduce_summary):
+def test_a_finding_about_several_settings_names_each(allreduce_summary):
     four = pd.concat([allreduce_summary, allreduce_summary.assign(world_size=4)])
-    assert figures.latency(four).finding.startswith("2 ranks, bfloat16, eager: fastest: host/one_shot")
-    assert figures.bus_bandwidth(four).finding.startswith("2 ranks, bfloat16, eager: peak bus bandwidth")
-    assert not figures.latency(allreduce_summary).finding.startswith("2 ranks")
+    assert figures.latency(four).finding == (
+        "Fastest on 2 ranks: host/one_shot up to 64 KiB, host/two_shot above; "
+        "4 ranks: host/one_shot up to 64 KiB, host/two_shot above"
+    )
+    assert figures.bus_bandwidth(four).finding.startswith("Peak bus bandwidth on 2 ranks: host/two_shot 26.2 GB/s at 1")
+    assert "2 ranks" not in figures.latency(allreduce_summary).finding
+    eager_too = pd.concat([allreduce_summary, allreduce_summary.assign(mode="graph")])
+    assert "; 2 ranks, graph: " in figures.latency(eager_too).finding
 
 
 def test_an_incumbent_that_is_sometimes_best_is_not_called_one_times_slower(allreduce_summary):

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from symmlib.analysis import words
 from symmlib.errors import UsageError
 from symmlib.report import make_index, publish
 from symmlib.runs import write_json, write_text
@@ -27,13 +28,13 @@ def test_the_index_lists_all_runs_newest_first_with_what_was_found(reports):
     page = make_index(reports).read_text(encoding="utf-8")
     newer, whole, older = (page.index(name) for name in ("newer", ">synthetic<", ">older<"))
     assert newer < whole < older
-    for words in (
+    for phrase in (
         "Use the router: 5.7x faster",
         "preliminary: 3 blocks",
         "Invented CPU, 2 cores",
         "2026-11-23 22:10 UTC",
     ):
-        assert words in page
+        assert phrase in page
     assert "abcdef0123 + uncommitted changes" in page
     assert 'href="runs/20261123T221005Z-synthetic-1a2b3c4d/index.html"' in page
 
@@ -102,3 +103,8 @@ def test_a_damaged_neighbour_does_not_keep_the_others_from_the_index(reports, wh
     write_text(whole_run.with_name("20261225T000000Z-odd-00000000") / "manifest.json", manifest)
     page = make_index(reports).read_text(encoding="utf-8")
     assert page.count("Not readable") == 2 and ">synthetic<" in page
+
+
+def test_a_run_of_ranks_that_shared_a_gpu_is_marked(reports, one_gpu_run):
+    shutil.copytree(one_gpu_run, reports / "runs" / "20261130T000000Z-one-gpu-00000000")
+    assert make_index(reports).read_text(encoding="utf-8").count(words.ONE_GPU_MARK) == 1

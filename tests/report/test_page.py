@@ -5,11 +5,13 @@ import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 from symmlib import suite
+from symmlib.analysis import words
 from symmlib.errors import UsageError
-from symmlib.report import contents, make_report, style
+from symmlib.report import contents, make_index, make_report, style
 from symmlib.runs import Run, write_csv, write_json, write_text
 
 LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
@@ -75,9 +77,9 @@ def test_the_page_answers_in_the_order_in_which_people_ask(page):
         "raw/allreduce/launch-0",
     ]
     position = 0
-    for words in order:
-        assert words in text[position:], f"{words!r} is missing, or stands too early"
-        position = text.index(words, position)
+    for phrase in order:
+        assert phrase in text[position:], f"{phrase!r} is missing, or stands too early"
+        position = text.index(phrase, position)
 
 
 def test_the_same_files_give_the_same_bytes(page, reported_run):
@@ -229,6 +231,47 @@ def test_hostile_names_are_shown_and_never_obeyed(whole_run, comparison, serving
     assert not reader.all("script")
     assert reader.text.count(HOSTILE) > 10
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+
+
+def test_a_page_of_ranks_that_shared_a_gpu_says_so_first_and_at_every_table_and_figure(one_gpu_run):
+    html = (one_gpu_run / "index.html").read_text(encoding="utf-8")
+    reader = Reader(html)
+    text = " ".join(reader.text.split())
+    assert (
+        text.index("Fastest all-reduce at 64 KiB") < text.index(words.ONE_GPU_BANNER) < text.index("sums 64 KiB over")
+    )
+    captions = re.findall(r"<caption><span>([^<]+)", html)
+    timed = [caption for caption in captions if caption.startswith(("Median time", "Time of", "Routes"))]
+    assert len(timed) == 5 and all(caption.endswith(words.ONE_GPU_BANNER) for caption in timed)
+    assert re.search(rf"through the router takes [^<]+ on 8 ranks [^<]+{re.escape(words.ONE_GPU_BANNER)}</p>", html)
+    described = re.findall(r"<desc id=[^>]+>([^<]+)<", html)
+    assert sum(desc.endswith(words.ONE_GPU_BANNER) for desc in described) == 2 * 5  # all but the published numbers
+    assert suite.verdicts(Run.open(one_gpu_run))[0] == words.ONE_GPU_BANNER
+
+
+def test_a_page_of_a_node_carries_no_banner(page):
+    assert words.ONE_GPU_BANNER not in page and "one GPU" not in page
+
+
+def test_how_much_faster_than_vllms_way_is_told_with_its_interval(one_gpu_run, whole_run):
+    html = (one_gpu_run / "index.html").read_text(encoding="utf-8")
+    assert "Time of vllm/symm_mem over that of the best of ours" in html and "over 3 launches" in html
+    assert "<td>2.00\u00a0(2.00\u00a0to\u00a02.00) triton/one_shot</td>" in html
+    html = make_report(whole_run).read_text(encoding="utf-8")  # has no samples: ratios of medians, without intervals
+    assert "Time of vllm/shm over that of the best of ours" in html and "<td>3.33 host/one_shot</td>" in html
+
+
+def test_a_section_that_cannot_be_made_says_so_in_its_place_and_costs_no_other(whole_run):
+    twice = pd.read_csv(whole_run / "results" / "allreduce_summary.csv")
+    write_csv(whole_run / "results" / "allreduce_summary.csv", pd.concat([twice, twice]))  # a size twice: no one time
+    text = " ".join(Reader(make_report(whole_run).read_text(encoding="utf-8")).text.split())
+    at = text.index("This section could not be made: ")
+    assert text.index("The all-reduce alone") < at < text.index("Which all-reduce the router picks")
+    assert "median TTFT, ms" in text and "gloo served 12 calls" in text
+    assert "the section “allreduce” of this page" in text
+    assert (
+        "No answer could be made" in text and "No answer could be made" in make_index(whole_run.parents[1]).read_text()
+    )
 
 
 def test_what_is_no_run_is_refused(tmp_path):

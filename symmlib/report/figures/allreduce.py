@@ -6,21 +6,22 @@ import pandas as pd
 from matplotlib.patches import Patch, Rectangle
 
 from symmlib.analysis import words
+from symmlib.analysis.allreduce import SETTING
 from symmlib.analysis.fastest import INCUMBENTS, by_size, usable
 from symmlib.report import style
 from symmlib.report.figures.canvas import (
     CHARACTER_IN,
     canvas,
-    label_line_ends,
     legend_above,
+    line_panels,
     log_y,
+    setting_words,
     size_axis,
     styled,
 )
 from symmlib.report.svg import Figure
 from symmlib.sizes import format_size
 
-SETTING = ["world_size", "dtype", "mode"]
 PANEL_IN = 2.9
 
 
@@ -30,29 +31,26 @@ def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
 
     `summary` has the columns of `allreduce_summary.csv`; only rows that are `fastest.usable` are drawn.
     """
-    figure, ran = _lines(summary, "median_us", "median time, µs", compact, logarithmic=True)
+    ran = usable(summary)
     if ran.empty:
-        return figure
-    first = ran[_same(ran, ran.iloc[0])]
-    best = by_size(first)
-    figure.finding = _winners(best)
-    incumbent = next((name for name in INCUMBENTS if (first.backend == name).any()), None)
-    gained = first[first.backend == incumbent].merge(best, on="bytes", suffixes=("", "_best"))
-    if len(gained) and (gained.backend != gained.backend_best).any():
-        factors = gained.median_us / gained.median_us_best
-        gain = words.span(factors, words.times) if min(factors) >= 1.05 else f"up to {words.times(max(factors))}"
-        figure.finding += (
-            f"{'; the best is' if figure.finding.startswith('No') else ','} {gain} faster than {incumbent}"
-        )
-    figure.finding = _placed(figure.finding, ran)
-    figure.alt = (
-        f"{figure.finding}. Median times at {format_size(int(best.bytes.iloc[-1]))}, the largest size: "
-        + "; ".join(
-            f"{row.backend} {words.microseconds(row.median_us)}"
-            for row in first[first.bytes == best.bytes.iloc[-1]].sort_values("median_us").itertuples()
-        )
+        return _nothing(compact)
+    figure = line_panels(ran, "median_us", "median time, µs", compact, PANEL_IN, finish=log_y, scale="log")
+    settings = _settings(ran)
+    if len(settings) == 1:
+        figure.finding = _winners(by_size(ran)) + _gain(ran)
+    else:
+        figure.finding = f"Fastest on {_each({where: _ranges(by_size(rows)) for where, rows in settings.items()})}"
+    slowest_last = {where: rows[rows.bytes == rows.bytes.max()] for where, rows in settings.items()}
+    figure.alt = f"{figure.finding}. Median times at the largest size: " + _each(
+        {
+            f"{where}, {format_size(int(rows.bytes.max()))}": ", ".join(
+                f"{row.backend} {words.microseconds(row.median_us)}"
+                for row in rows.sort_values("median_us").itertuples()
+            )
+            for where, rows in slowest_last.items()
+        }
     )
-    launches = words.span(first.launches, lambda count: f"{int(count)}")
+    launches = words.span(ran.launches, lambda count: f"{int(count)}")
     figure.reading = (
         "Lower is faster; one step on either axis multiplies. Every point is the median over "
         f"{launches} launch{'' if launches == '1' else 'es'} of the slowest rank's time for one all-reduce. Backends "
@@ -64,15 +62,20 @@ def latency(summary: pd.DataFrame, compact: bool = False) -> Figure:
 @styled
 def bus_bandwidth(summary: pd.DataFrame, compact: bool = False) -> Figure:
     """Bus bandwidth (as nccl-tests defines it) against message size; columns as for `latency`."""
-    figure, ran = _lines(summary, "busbw_gbps", "bus bandwidth, GB/s", compact, logarithmic=False)
+    ran = usable(summary)
     if ran.empty:
-        return figure
-    first = ran[_same(ran, ran.iloc[0])]
-    peaks = first.loc[first.groupby("backend").busbw_gbps.idxmax()].sort_values("busbw_gbps", ascending=False)
-    speeds = [f"{row.backend} {words.bandwidth(row.busbw_gbps)}" for row in peaks.itertuples()]
-    told = [f"{speed} at {format_size(int(nbytes))}" for speed, nbytes in zip(speeds, peaks.bytes, strict=True)]
-    figure.finding = _placed(f"Peak bus bandwidth: {', '.join([told[0], *speeds[1:][-1:]])}", ran)
-    figure.alt = f"{figure.finding}. All peaks: {'; '.join(told)}"
+        return _nothing(compact)
+    figure = line_panels(
+        ran, "busbw_gbps", "bus bandwidth, GB/s", compact, PANEL_IN, finish=lambda axes: axes.set_ylim(bottom=0)
+    )
+    settings = {where: _peaks(rows) for where, rows in _settings(ran).items()}
+    if len(settings) == 1:
+        (peaks,) = settings.values()
+        figure.finding = f"Peak bus bandwidth: {', '.join([_peak(peaks[0]), *map(_speed, peaks[1:][-1:])])}"
+    else:
+        figure.finding = f"Peak bus bandwidth on {_each({where: _peak(peaks[0]) for where, peaks in settings.items()})}"
+    told = _each({where: ", ".join(map(_peak, peaks)) for where, peaks in settings.items()})
+    figure.alt = f"{figure.finding}. All peaks: {told}"
     figure.reading = (
         "Higher is better. Bus bandwidth is what each link carries, so it compares across numbers of ranks; a line "
         "that flattens has met the limit of the memory or of the links."
@@ -120,88 +123,127 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
                     break
     axes.set_xlim(low, high)
     axes.set_ylim(len(tables) - 0.4, -0.6)
-    size_axis(axes, measured or [low * 4**step for step in range(12) if low * 4**step <= high], compact)
+    size_axis(axes, measured or [low * 4**step for step in range(12) if low * 4**step <= high])
     axes.set_yticks(range(len(tables)), places)
     axes.grid(False)
     if looks.keys() - named:  # a block was too narrow for its name
         legend_above(figure, {}, more=[Patch(color=look.hex, alpha=0.6, label=name) for name, look in looks.items()])
-    first = tables[0][1]
-    told = [
-        f"{row.backend} {'above' if pd.isna(row.to_bytes) else f'up to {words.size(row.to_bytes)}'}"
-        for row in first.itertuples()
-    ]
-    picks = f"picks {', '.join(told)}"
-    if len(told) == 1:
-        picks = f"picks {first.backend.iloc[0]} at every size"
-    elif len(told) > 3:
-        picks = f"changes {len(told) - 1} times between {words.listed(dict.fromkeys(first.backend))}"
-    where = f"On {first.world_size.iloc[0]} ranks ({first.device.iloc[0]}) the router"
-    figure.finding = f"{where} {picks}"
-    figure.alt = (
-        f"{figure.finding}: {', '.join(told)}. {len(tables)} routing table{'' if len(tables) == 1 else 's'} in all."
+    if len(tables) == 1:
+        ((device, world_size, *_), rows) = tables[0]
+        figure.finding = f"On {world_size} ranks ({device}) the router picks {_picks(rows)}"
+    elif len(tables) <= 4:
+        told = {name: _picks(rows) for name, (_, rows) in zip(_told_apart(table_df, tables), tables, strict=True)}
+        figure.finding = f"The router picks on {_each(told)}"
+    else:
+        served = words.listed(dict.fromkeys(table_df.backend))
+        figure.finding = f"In {len(tables)} settings the router picks by size and setting among {served}"
+    figure.alt = f"{figure.finding}. Every route: " + "; ".join(
+        f"{places[row]}: {', '.join(map(_route, rows.itertuples()))}".replace("\n", ", ")
+        for row, (_, rows) in enumerate(tables)
     )
     figure.reading = "Find your message size on the axis: the block above it is the all-reduce that the router picks."
     return figure
 
 
-def _lines(summary: pd.DataFrame, column: str, title: str, compact: bool, logarithmic: bool):
-    ran = usable(summary)
-    groups = list(ran.groupby(SETTING, sort=False))
-    figure, panels = canvas(-(-max(1, len(groups)) // 2), min(2, max(1, len(groups))), compact, PANEL_IN)
-    if not groups:
-        figure.finding = figure.alt = "No all-reduce ran"
-        figure.reading = "The table below says why for each backend."
-        panels[0].set_axis_off()
-        return figure, ran
-    names = list(dict.fromkeys(ran.backend))
-    looks = style.looks(names)
-    for axes in panels[len(groups) :]:
-        axes.set_axis_off()
-    for axes, (key, rows) in zip(panels, groups, strict=False):
-        for name in sorted(names, key=lambda name: name not in INCUMBENTS):
-            line = rows[rows.backend == name].sort_values("bytes")
-            axes.plot(
-                line.bytes, line[column], clip_on=False, zorder=2 if name in INCUMBENTS else 3, **looks[name].line
-            )
-        if logarithmic:
-            log_y(axes)
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title if len(groups) == 1 else f"{title}: {key[0]} ranks, {key[1]}, {key[2]}")
-        size_axis(axes, list(rows.bytes), narrow=compact or len(groups) > 1)
-        if not compact:
-            last = rows.sort_values("bytes").groupby("backend", sort=False)[column].last()
-            label_line_ends(axes, last.to_dict(), looks, PANEL_IN)
-    if compact:
-        legend_above(figure, looks)
-    return figure, ran
+def _nothing(compact: bool) -> Figure:
+    figure, (axes,) = canvas(1, 1, compact, panel_height_in=0.3)
+    axes.set_axis_off()
+    figure.finding = figure.alt = "No all-reduce ran"
+    figure.reading = "The table below says why for each backend."
+    return figure
 
 
-def _placed(finding: str, ran: pd.DataFrame) -> str:
-    """The finding with the setting that it is about, the first, where there are several."""
-    world_size, dtype, mode = ran[SETTING].iloc[0]
-    several = len(ran[SETTING].drop_duplicates()) > 1
-    return f"{world_size} ranks, {dtype}, {mode}: {finding[0].lower()}{finding[1:]}" if several else finding
+def _settings(ran: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each (world size, dtype, mode), by its name in words."""
+    return {setting_words(key, ran): rows for key, rows in ran.groupby(SETTING, sort=False)}
 
 
-def _same(frame: pd.DataFrame, row: pd.Series) -> pd.Series:
-    return (frame[SETTING] == row[SETTING]).all(axis=1)
+def _each(told: dict[str, str]) -> str:
+    """'2 ranks: this; 4 ranks: that'."""
+    return "; ".join(f"{where}: {what}" for where, what in told.items())
+
+
+def _gain(rows: pd.DataFrame) -> str:
+    """By how much the best is faster than what a plain program would use, to follow on `_winners`."""
+    best = by_size(rows)
+    incumbent = next((name for name in INCUMBENTS if (rows.backend == name).any()), None)
+    gained = rows[rows.backend == incumbent].merge(best, on="bytes", suffixes=("", "_best"))
+    if gained.empty or (gained.backend == gained.backend_best).all():
+        return ""
+    factors = gained.median_us / gained.median_us_best
+    gain = words.span(factors, words.times) if min(factors) >= 1.05 else f"up to {words.times(max(factors))}"
+    return f"{'; the best is' if _winners(best).startswith('No') else ','} {gain} faster than {incumbent}"
+
+
+def _peaks(rows: pd.DataFrame) -> list:
+    """Each backend's row of its greatest bus bandwidth, the greatest first."""
+    highest = rows.loc[rows.groupby("backend").busbw_gbps.idxmax()]
+    return list(highest.sort_values("busbw_gbps", ascending=False).itertuples())
+
+
+def _speed(row) -> str:
+    return f"{row.backend} {words.bandwidth(row.busbw_gbps)}"
+
+
+def _peak(row) -> str:
+    return f"{_speed(row)} at {format_size(int(row.bytes))}"
 
 
 def _winners(best: pd.DataFrame) -> str:
-    """'host/one_shot is fastest up to 1 MiB, then host/two_shot', from the fastest backend at each size."""
+    """What is the fastest at which size, as a sentence; `best` as `by_size` gives it."""
+    ranges = _runs(best)
+    if len(ranges) == 1:
+        return f"{ranges[0][0]} is the fastest at every size"
+    if len(ranges) > 3:
+        share = best.backend.value_counts()
+        return f"No backend is always fastest; {share.index[0]} is at {share.iloc[0]} of {len(best)} sizes"
+    return f"Fastest: {_ranges(best)}"
+
+
+def _ranges(best: pd.DataFrame) -> str:
+    """The same to stand among others: 'host/one_shot up to 1 MiB, host/two_shot above'."""
+    ranges = _runs(best)
+    if len(ranges) > 3:
+        share = best.backend.value_counts()
+        return f"mostly {share.index[0]} ({share.iloc[0]} of {len(best)} sizes)"
+    steps = [f"{name} up to {format_size(upto)}" for name, upto in ranges[:-1]]
+    return ", ".join([*steps, f"{ranges[-1][0]} {'above' if steps else 'at every size'}"])
+
+
+def _runs(best: pd.DataFrame) -> list[tuple[str, int]]:
+    """Each backend in turn with the largest size of its range."""
     runs: list[tuple[str, int]] = []
     for row in best.itertuples():
         if runs and runs[-1][0] == row.backend:
             runs.pop()
         runs.append((row.backend, int(row.bytes)))
-    if len(runs) == 1:
-        return f"{runs[0][0]} is the fastest at every size"
-    if len(runs) > 3:
-        share = best.backend.value_counts()
-        return f"No backend is always fastest; {share.index[0]} is at {share.iloc[0]} of {len(best)} sizes"
-    steps = [f"{name} up to {format_size(upto)}" for name, upto in runs[:-1]]
-    return f"Fastest: {', '.join(steps)}, {runs[-1][0]} above"
+    return runs
+
+
+def _told_apart(table_df: pd.DataFrame, tables: list) -> list[str]:
+    """A name for each of several routing tables: its world size, and what else differs between them."""
+    more = [name for name in ("device", "dtype", "mode") if table_df[name].nunique() > 1]
+    names = []
+    for _, rows in tables:
+        first = rows.iloc[0]
+        parts = [f"{first.world_size} ranks", *(str(first[name]) for name in more)]
+        if table_df.multicast.nunique() > 1:
+            parts.append("multicast" if first.multicast else "no multicast")
+        names.append(", ".join(parts))
+    return names
+
+
+def _picks(rows: pd.DataFrame) -> str:
+    """What one routing table picks, briefly."""
+    if len(rows) == 1:
+        return f"{rows.backend.iloc[0]} at every size"
+    if len(rows) > 3:
+        return f"by turns {words.listed(dict.fromkeys(rows.backend))}, with {len(rows) - 1} changes"
+    return ", ".join(map(_route, rows.itertuples()))
+
+
+def _route(row) -> str:
+    return f"{row.backend} {'above' if pd.isna(row.to_bytes) else f'up to {words.size(row.to_bytes)}'}"
 
 
 def _setting_words(key: tuple, compact: bool) -> str:
