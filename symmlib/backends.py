@@ -24,9 +24,6 @@ BACKENDS: dict[str, str] = {
 # Those that sum every element in the order of ranks, wherever in a message it stands.
 FIXED_ORDER = ("triton/one_shot", "triton/two_shot", "host/one_shot", "host/two_shot")
 
-# Names that tables and plans may hold and that nothing here opens yet.
-NOT_BUILT = ("triton/one_shot", "triton/two_shot", "vllm/symm_mem")
-
 
 def runs_on_cpu(name: str) -> bool:
     """Whether the backend `name` sums tensors in the host's memory; all others need a GPU."""

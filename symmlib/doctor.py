@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from symmlib import mps, profiles
-from symmlib.backends import BACKENDS, NOT_BUILT
+from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.machine import ONE_GPU, Machine
 from symmlib.processes import ProcessGroup
@@ -225,8 +225,6 @@ def _cpu_backend(name: str, reason: str, machine: Machine) -> Check:
 
 
 def _gpu_backend(name: str, machine: Machine) -> Check:
-    if name in NOT_BUILT:
-        return Check("backends", name, False, reason="symmlib has no code for it yet", help="nothing is wrong here")
     if obstacle := machine.backend(name):
         return Check("backends", name, False, "", *obstacle)
     how = "`symmlib allreduce` tries it" if len(machine.gpus) > 1 else "by sharing the GPU (profile one-gpu)"

@@ -20,8 +20,8 @@ NOT_SHARED = {
     "symm_mem/multimem": "an NVSwitch sums for it, and a single GPU is behind none",
     "nccl": "NCCL refuses two ranks on one GPU",
     "nccl/symmetric": "NCCL refuses two ranks on one GPU",
-    "vllm/custom": "vLLM gives each of its ranks a GPU of its own",
-    "vllm/flashinfer": "vLLM gives each of its ranks a GPU of its own",
+    "vllm/custom": "vLLM wants peer access between GPUs",
+    "vllm/flashinfer": "FlashInfer maps memory between GPUs",
 }
 
 

@@ -15,11 +15,6 @@ SHARED = {"symm_mem/one_shot", "symm_mem/two_shot", "triton/one_shot", "triton/t
 GPU_BACKENDS = set(BACKENDS) - set(doctor.CPU_BACKENDS)
 
 
-@pytest.fixture(autouse=True)
-def all_built(monkeypatch):
-    monkeypatch.setattr(doctor, "NOT_BUILT", ())
-
-
 @pytest.mark.parametrize(
     ("machine", "profile"),
     [
