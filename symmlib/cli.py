@@ -139,12 +139,15 @@ def allreduce(arguments) -> int:
         "mode": arguments.mode,
         "launches": arguments.launches,
         "refine_s": arguments.refine,
+        "one_gpu": arguments.one_gpu,
     }
     plan = AllReducePlan(**parameters, device=arguments.device)
     with _output(arguments.out, "allreduce", {"02_allreduce": parameters}) as out:
         summary = measure(plan, out)
         columns = ["backend", "bytes", "median_us", "p99_us", "algbw_gbps", "busbw_gbps", "wrong", "status", "reason"]
+        columns = ["world_size", *columns] if len(plan.world_sizes) > 1 else columns
         print(summary[columns].to_string(index=False, na_rep="-", float_format=_digits))
+        _print_banner(summary)
         print(f"\nResults: {_short(out / 'results')}")
         try:
             results = read_results([out])
@@ -209,6 +212,7 @@ def routes_derive(arguments) -> int:
     print(
         show(table).drop(columns=["from_bytes", "to_bytes", "crossover_low", "crossover_high"]).to_string(index=False)
     )
+    _print_banner(results.summary)
     print(f"\nRoutes: {_short(out)}")
     return 0
 
@@ -224,6 +228,7 @@ def routes_check(arguments) -> int:
     print(f"\n{found.in_words()[0].upper()}{found.in_words()[1:]}.")
     for row in found.cost.itertuples():
         print(f"The router takes {row.ratio:.3f} times as long as {row.backend} alone at {format_size(row.bytes)}.")
+    _print_banner(found.summary)
     print(f"Results: {_short(out / 'results')}")
     return 0
 
@@ -275,7 +280,8 @@ def _parser() -> argparse.ArgumentParser:
     _reports_dir(command)
 
     command = _command(commands, allreduce, "measure all-reduces in fresh torchrun launches")
-    command.add_argument("--world-size", type=int, default=2, help="ranks (default 2)")
+    command.add_argument("--world-size", type=_world_size, default=2, metavar="N[,N...]", help="ranks (default 2), or "
+                         "several numbers of ranks to measure in turn, such as 2,4,8")  # fmt: skip
     command.add_argument("--backends", default="gloo,host/one_shot,host/two_shot,vllm/shm", help="names, by commas")
     command.add_argument("--sizes", default="1KiB:16MiB:x4", help="bytes per rank: 4KiB,64KiB or 1KiB:16MiB:x4")
     command.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
@@ -284,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--launches", type=int, default=3, help="fresh torchruns (default 3)")
     command.add_argument("--refine", type=float, default=0, metavar="SECONDS", help="time for further sizes around "
                          "bounds that are not known well (default 0)")  # fmt: skip
+    command.add_argument("--one-gpu", action="store_true", help="all ranks share one GPU, under NVIDIA MPS")
     _out(command)
 
     command = _command(commands, serve, "serve with vLLM under every arm of a profile, and compare")
@@ -373,6 +380,23 @@ def _output(out: Path | None, name: str, parameters: dict[str, dict]) -> Iterato
             yield run.path
     finally:
         run.finish()
+
+
+def _print_banner(summary) -> None:
+    """What has to stand beside the numbers of ranks that shared a GPU."""
+    from symmlib.analysis import words
+
+    if banner := words.banner(summary["device"]):
+        print(f"\n{banner}")
+
+
+def _world_size(text: str) -> int | list[int]:
+    """One number of ranks, or several by commas."""
+    try:
+        first, *others = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of ranks nor several, such as 2,4,8") from None
+    return [first, *others] if others else first
 
 
 def _path(text: str) -> Path:

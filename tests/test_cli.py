@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from symmlib.analysis.words import ONE_GPU_BANNER
+from symmlib.runs import write_csv
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
 
@@ -66,6 +70,16 @@ def test_a_size_that_is_none_is_quoted(refused, tmp_path, sizes):
 
 def test_a_world_size_beyond_one_host_is_refused(refused, tmp_path):
     assert "world_size 9" in refused("allreduce", "--world-size", 9, "--out", tmp_path / "out")
+
+
+def test_ranks_that_are_no_number_are_quoted(refused, tmp_path):
+    assert "'2,four' is neither a number of ranks nor several" in refused("allreduce", "--world-size", "2,four")
+    assert "world_size 2 is named twice" in refused("allreduce", "--world-size", "2,2", "--out", tmp_path / "out")
+
+
+def test_ranks_cannot_share_a_gpu_with_backends_that_need_none(refused, tmp_path):
+    message = refused("allreduce", "--one-gpu", "--backends", "gloo,triton/one_shot", "--out", tmp_path / "out")
+    assert "one_gpu puts all ranks on a GPU, and gloo sums in the host's memory" in message
 
 
 def test_a_tp_beyond_the_cores_is_refused_before_a_server_starts(refused, tmp_path):
@@ -152,6 +166,20 @@ def test_routes_show_says_what_serves_which_size_and_why(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert "host/two_shot" in done.stdout and "every size" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "told"), [("sm_90/one-gpu", True), ("sm_90", False)])
+def test_routes_from_ranks_that_shared_a_gpu_say_so(tmp_path, device, told):
+    point = {"backend": "triton/one_shot", "world_size": 2, "dtype": "bfloat16", "mode": "graph", "bytes": 1024}
+    row = {**point, "median_us": 5.0, "wrong": 0, "status": "ok", "device": device, "multicast": False}
+    write_csv(tmp_path / "results" / "allreduce_summary.csv", pd.DataFrame([row]))
+    samples = [{**point, "launch": launch, "time_us": 5.0} for launch in (1, 2)]
+    write_csv(tmp_path / "results" / "allreduce.csv", pd.DataFrame(samples))
+    command = [SYMMLIB, "routes", "derive", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (ONE_GPU_BANNER in done.stdout) == told
+    assert f'device = "{device}"' in (tmp_path / "routing.toml").read_text()
 
 
 def test_the_doctor_says_what_this_machine_can_run_and_why_not_the_rest(tmp_path):
