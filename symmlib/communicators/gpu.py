@@ -15,6 +15,7 @@ REGISTERS = 1 << 16  # 32-bit ones of a multiprocessor, from Volta to Blackwell 
 THREADS = 2048  # resident on a multiprocessor of the data-centre GPUs of the same generations
 BLOCKS = 32  # likewise
 WARP = 32
+SPARE = 8  # multiprocessors that waiting ranks leave to the one that they wait for
 REGISTERS_AT_ONCE = 8  # a warp's registers are given out in units of 8 a thread
 
 
@@ -42,17 +43,25 @@ class Gpu:
         return f"sm_{self.capability[0]}{self.capability[1]}{ONE_GPU if self.ranks > 1 else ''}"
 
     def resident_blocks(self, threads: int, registers: int, shared_bytes: int = 0) -> int:
-        """Blocks of one rank's kernel that are on the GPU at once when every rank that shares it runs as many.
+        """Blocks that one rank's kernel may have when blocks wait for those of other ranks, so that nothing hangs.
 
-        Ranks wait for each other inside such kernels. A block that has no place until another one ends would be waited
-        for by blocks that do not end before it has run: the GPU would spin for ever. `threads` of a block, `registers`
-        of a thread, `shared_bytes` of a block's shared memory (of 227 KiB on Hopper and Blackwell).
+        Alone on its GPU, a rank may fill it. Ranks that share one must fit together, every block of each: one that has
+        no place until another ends would be waited for by blocks that do not end before it has run. And while all ranks
+        but one wait in such a kernel, the last one may still have other work to do before it comes: so blocks that wait
+        leave `SPARE` multiprocessors empty. Room beside a waiting block is not enough, because a multiprocessor divides
+        its memory between cache and shared memory when it is empty only; with 3 of 4 ranks waiting on all of them, a
+        sum over a tensor never started (seen on an H200).
+
+        `threads` of a block, `registers` of a thread, `shared_bytes` of a block, of 227 KiB on Hopper and Blackwell.
         """
         warps = -(-threads // WARP)
         by_registers = REGISTERS // (-(-registers // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE * WARP * warps)
         by_shared = (227 << 10) // (shared_bytes + 1024) if shared_bytes else BLOCKS
         per_multiprocessor = min(by_registers, by_shared, THREADS // (warps * WARP), BLOCKS)
-        return self.multiprocessors * per_multiprocessor // self.ranks
+        together = self.multiprocessors * per_multiprocessor // self.ranks
+        if self.ranks == 1:
+            return together
+        return min(together, (self.multiprocessors - SPARE) // (self.ranks - 1))
 
 
 def describe(group: dist.ProcessGroup, device: torch.device) -> Gpu:

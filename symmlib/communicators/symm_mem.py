@@ -25,7 +25,8 @@ MAX_BYTES = 64 << 20
 class Grid:
     """How torch launches a kernel (CUDASymmetricMemoryOps.cu of torch 2.11): so many `blocks` at most of `threads`.
 
-    `registers` of a thread: the most that the kernel's launch bounds leave it. `split`: whether a rank's blocks share
+    `registers` of a thread: 28 to 50 were seen, for 2 and 4 ranks on an H200; two-shot's 1024 threads cannot have more
+    than 64. `split`: whether a rank's blocks share
     its part of the message only, and not the whole.
     """
 
@@ -39,7 +40,7 @@ class Grid:
 
         Each block waits inside the kernel for the block of its number on every other rank. With 8 ranks of 24 blocks on
         the 132 multiprocessors of an H200, each of which holds one such block of two-shot, the last ones would find no
-        place until the first ones end, which wait for them: the hang that was seen from 4 MiB on.
+        place until the first ones end, which wait for them: the hang that was seen from 4 MiB on (docs/one-gpu.md).
         """
         resident = gpu.resident_blocks(self.threads, self.registers)
         if resident >= self.blocks:
@@ -47,6 +48,7 @@ class Grid:
         return resident * self.threads * VECTOR_BYTES * (world_size if self.split else 1)
 
 
+ONE_SHOT = Grid(blocks=24, threads=512, registers=64, split=False)
 TWO_SHOT = Grid(blocks=24, threads=1024, registers=64, split=True)
 
 
@@ -224,16 +226,22 @@ class OneShot(SymmMemBackend):
 
     def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         communicator, ops = self._communicator, torch.ops.symm_mem
-        name = communicator.group.group_name
-        if not (is_aligned(tensor) and is_aligned(out)):
-            staging = communicator.staging(tensor)
+        staging, name = communicator.staging(tensor), communicator.group.group_name
+        target = out.view(-1) if is_aligned(out) else torch.empty_like(staging)
+        source = tensor.view(-1) if is_aligned(tensor) else None
+        symmetric = communicator.is_symmetric(tensor) and out.data_ptr() != tensor.data_ptr()
+        if source is None:
             staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
-            summed = ops.one_shot_all_reduce(staging, "sum", name)
-            out.copy_(summed[: tensor.numel()].view(tensor.shape))
-        elif communicator.is_symmetric(tensor) and out.data_ptr() != tensor.data_ptr():
-            ops.one_shot_all_reduce_out(tensor, "sum", name, out)
-        else:
-            ops.one_shot_all_reduce_copy_out(communicator.staging(tensor).view(tensor.shape), tensor, "sum", name, out)
+        for begin, end in chunks(staging.nbytes, ONE_SHOT.largest(communicator.gpu, communicator.world_size)):
+            piece = slice(begin // staging.element_size(), end // staging.element_size())
+            if source is None:
+                ops.one_shot_all_reduce_out(staging[piece], "sum", name, target[piece])
+            elif symmetric:
+                ops.one_shot_all_reduce_out(source[piece], "sum", name, target[piece])
+            else:
+                ops.one_shot_all_reduce_copy_out(staging[piece], source[piece], "sum", name, target[piece])
+        if target.data_ptr() != out.data_ptr():
+            out.copy_(target[: tensor.numel()].view(tensor.shape))
 
 
 class TwoShot(SymmMemBackend):

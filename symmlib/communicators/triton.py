@@ -52,8 +52,8 @@ class Algorithm:
         return math.ceil(numel / share), share
 
 
-ONE_SHOT = Algorithm("triton/one_shot", warps=8, share_bytes=4 << 10, max_bytes=ONE_SHOT_MAX_BYTES)
-TWO_SHOT = Algorithm("triton/two_shot", warps=16, share_bytes=16 << 10, max_bytes=MAX_BYTES)
+ONE_SHOT = Algorithm("triton/one_shot", warps=16, share_bytes=8 << 10, max_bytes=ONE_SHOT_MAX_BYTES)
+TWO_SHOT = Algorithm("triton/two_shot", warps=32, share_bytes=16 << 10, max_bytes=MAX_BYTES)
 
 
 class TritonCommunicator:

@@ -1,0 +1,47 @@
+"""Ranks that share this machine's GPU under an MPS of their own. Run by `make test-gpu`; needs one Hopper or newer."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from symmlib.allreduce.launches import ENVIRONMENT, SHARED_GPU
+from symmlib.mps import mps
+from symmlib.processes import ProcessGroup
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session")
+def one_gpu():
+    """Fails the test where there is no GPU."""
+    if not torch.cuda.is_available():
+        pytest.fail("there is no GPU here; `make test` runs everything that needs none")
+
+
+@pytest.fixture(scope="session")
+def ranks(one_gpu, tmp_path_factory):
+    """`ranks(script, world_size, timeout_s=...)`: what `script` of this directory wrote as JSON."""
+
+    def run(script: str, world_size: int, *, timeout_s: float = 240):
+        directory = tmp_path_factory.mktemp(f"{Path(script).stem}-{world_size}")
+        out = directory / "out.json"
+        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        argv += [f"--nproc-per-node={world_size}", f"--log-dir={directory}/torchrun", str(HERE / script), str(out)]
+        # An MPS of its own each time: a rank that dies in a kernel takes its MPS along.
+        with mps(directory / "mps") as found:
+            environment = ENVIRONMENT | SHARED_GPU | found
+            environment |= {"SYMMLIB_TEST_ONE_GPU": "1", "PYTHONPATH": str(HERE.parent)}
+            with ProcessGroup(argv, log=directory / "log", env=environment) as group:
+                status = group.wait(timeout_s)
+        assert status == 0, group.tail(60)
+        return json.loads(out.read_text())
+
+    return run
