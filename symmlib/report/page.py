@@ -1,7 +1,7 @@
 """The page of one run: `make_report` reads the run's files and writes `index.html`, which needs nothing else.
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
-evidence, what is missing, how to repeat it. `sections` gathers the content, the templates hold the structure.
+evidence, what is missing, how to repeat it. `sections` and `timings` gather the content, templates hold the structure.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from symmlib.report import contents, sections, style
+from symmlib.report import contents, sections, style, timings
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -25,11 +25,11 @@ SECTIONS = {
     "answer": sections.answer,
     "tiles": sections.tiles,
     "serving": sections.serving,
-    "allreduce": sections.allreduce,
-    "routes": sections.routes,
+    "allreduce": timings.allreduce,
+    "routes": timings.routes,
     "published": sections.beside_published,
     "gates": sections.gates,
-    "not_run": sections.not_run,
+    "not_run": timings.not_run,
 }
 
 
@@ -57,7 +57,7 @@ def make_report(run_dir: Path) -> Path:
 
 
 def _make_sections(run: contents.Contents) -> tuple[dict, dict[str, str]]:
-    """What `sections` makes of `run`, by name; and why, for those that could not be made.
+    """What `SECTIONS` make of `run`, by name; and why, for those that could not be made.
 
     Whatever is odd about the numbers of one section costs that section: the others may be what somebody waits for.
     """

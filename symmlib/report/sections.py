@@ -8,39 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from markupsafe import Markup
 
-from symmlib.analysis import alpha_beta, fastest, published, verdicts, words
-from symmlib.analysis.allreduce import SETTING, VLLM_WAYS, against
-from symmlib.report import contents, figures, svg
+from symmlib.analysis import fastest, published, verdicts, words
+from symmlib.analysis.allreduce import VLLM_WAYS
+from symmlib.report import contents, figures
 from symmlib.report.contents import Contents
-from symmlib.report.figures.canvas import setting_words
-from symmlib.sizes import format_size
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure of the page: its SVG for wide pages and for phones, with the words around it."""
-
-    finding: str
-    reading: str
-    wide: Markup
-    compact: Markup
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as the page shows it: `numeric` columns are right-aligned, a `wordy` one keeps its width on a phone.
-
-    `name` is what it is unfolded by, where it is one of many.
-    """
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    numeric: frozenset[int] = frozenset()
-    wordy: bool = False
-    name: str = ""
+from symmlib.report.parts import Table, plot, unbroken
 
 
 @dataclass(frozen=True)
@@ -95,125 +68,12 @@ def serving(run: Contents) -> dict:
     section = {"plots": [], "effects": [], "table": None}
     if summary is not None:
         baseline = None if comparison is None else comparison.baseline.iloc[0]
-        section["plots"].append(_plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
+        section["plots"].append(plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
     if comparison is not None:
         if (verdicts.headline_rows(comparison).verdict != "invalid").any():
-            section["effects"].append(_plot("effects", figures.effects, comparison))
+            section["effects"].append(plot("effects", figures.effects, comparison))
         section["table"] = _comparison_table(comparison)
     return section
-
-
-def allreduce(run: Contents) -> dict:
-    """`plots` (time, bus bandwidth, and the share of the bound where there is one), `tables` of medians, one per
-    (world size, dtype, mode), and `against`: the table of ratios to vLLM's way, where that was measured."""
-    summary = run.tables["allreduce_summary"]
-    if summary is None:
-        return {"plots": [], "tables": [], "against": None}
-    plots = [_plot("latency", figures.latency, summary), _plot("busbw", figures.bus_bandwidth, summary)]
-    if alpha_beta.bounds(summary, contents.gpu_names(run.manifest)).share.notna().any():
-        plots.append(_plot("roofline", figures.roofline, summary, run.manifest))
-    ran = summary[summary.median_us.notna()]
-    tables = []
-    for (world_size, dtype, mode), rows in ran.groupby(["world_size", "dtype", "mode"], sort=False):
-        names = list(dict.fromkeys(rows.backend))
-        cells = rows.set_index(["bytes", "backend"])
-        body = [
-            [_unbroken(format_size(int(size))), *(_time_cell(cells, (size, name)) for name in names)]
-            for size in sorted(rows.bytes.unique())
-        ]
-        setting = f"{world_size} ranks, {dtype}, {mode}"
-        caption = _caption(f"Median time of one all-reduce in µs, by its size per rank; {setting}", run)
-        numeric = frozenset(range(1, len(names) + 1))
-        tables.append(Table(caption, ["size", *names], body, numeric, name=f"Median times on {setting}"))
-    return {"plots": plots, "tables": tables, "against": _against_table(run)}
-
-
-def _against_table(run: Contents) -> Table | None:
-    """How much longer vLLM's way takes than the best of ours: a row per size, a column per setting."""
-    summary = run.tables["allreduce_summary"]
-    if not summary.backend.isin(VLLM_WAYS).any():
-        return None
-    samples = run.samples()
-    compared = against(summary if samples is None else samples)
-    if compared.empty:
-        return None
-    columns = {key: rows.set_index("bytes") for key, rows in compared.groupby(SETTING, sort=False)}
-    body = [
-        [_unbroken(format_size(int(size))), *(_ratio_cell(rows, size) for rows in columns.values())]
-        for size in sorted(compared.bytes.unique())
-    ]
-    launches = words.span(compared.launches, lambda count: f"{int(count)}")
-    caption = (
-        f"Time of {compared.peer.iloc[0]} over that of the best of ours, which is named, with its 95 % interval over "
-        f"{launches} launch{'' if launches == '1' else 'es'}; above 1 ours is faster"
-    )
-    return Table(
-        _caption(caption, run),
-        ["size", *(setting_words(key, compared) for key in columns)],
-        body,
-        wordy=len(columns) > 1,
-    )
-
-
-def _ratio_cell(rows: pd.DataFrame, size: int) -> str:
-    if size not in rows.index:
-        return "–"
-    row = rows.loc[size]
-    interval = f" ({words.ratio_interval(row.ci_low, row.ci_high, row.ratio)})" if pd.notna(row.ci_low) else ""
-    return f"{_unbroken(words.ratio(row.ratio) + interval)} {row.ours}"
-
-
-def _caption(text: str, run: Contents) -> str:
-    return f"{text}. {run.banner}" if run.banner else text
-
-
-def not_run(run: Contents) -> list[tuple[str, str]]:
-    """Backends that have no time somewhere, with the reason: what a reader would look for in vain."""
-    summary = run.tables["allreduce_summary"]
-    if summary is None:
-        return []
-    absent = summary[(summary.status != "ok") | summary.median_us.isna()]
-    found = []
-    for (backend, status, reason), rows in absent.groupby(["backend", "status", "reason"], sort=False):
-        whole = len(rows) == (summary.backend == backend).sum()
-        sizes = "" if whole else f" at {words.listed(format_size(int(size)) for size in sorted(rows.bytes.unique()))}"
-        found.append((f"{backend}{sizes}", f"{status}: {reason}" if reason else status))
-    return found
-
-
-def routes(run: Contents) -> dict:
-    """`plots` (which backend at which size) and the `table` that says the same."""
-    if run.routes is None:
-        return {"plots": [], "table": None, "cost": ""}
-    rows = [
-        [_unbroken(row.sizes), row.backend, f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}", row.why]
-        for row in run.routes.itertuples()
-    ]
-    columns = ["message size", "backend", "for", "source"]
-    plots = [_plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"])]
-    regret, held_out = run.tables["regret"], run.tables["held_out"]
-    if regret is not None and held_out is not None and len(regret):
-        plots.append(_plot("held-out", figures.held_out, held_out, regret, run.routes))
-    return {
-        "plots": plots,
-        "table": Table(_caption("Routes", run), columns, rows, wordy=True),
-        "cost": _router_cost(run),
-    }
-
-
-def _router_cost(run: Contents) -> str:
-    """What asking the router costs, in a sentence; empty where that was not measured."""
-    cost = run.tables["router_cost"]
-    if cost is None or cost.empty:
-        return ""
-    several = cost[SETTING].drop_duplicates().shape[0] > 1
-    told = words.listed(
-        f"{row.ratio:.2f} times as long as {row.backend} alone at {format_size(int(row.bytes))}"
-        + (f" on {setting_words((row.world_size, row.dtype, row.mode), cost)}" if several else "")
-        + (f" (95 % {row.ci_low:.2f} to {row.ci_high:.2f})" if pd.notna(row.ci_low) else "")
-        for row in cost.itertuples()
-    )
-    return f"An all-reduce through the router takes {told}. {run.banner}".strip()
 
 
 def beside_published(run: Contents) -> dict:
@@ -235,7 +95,7 @@ def beside_published(run: Contents) -> dict:
     columns = ["source", "arms", "TP", "QPS", "mean TTFT, ms", "less", "mean TPOT, ms", "less"]
     return {
         "finding": published.finding(judged),
-        "plots": [_plot("published", figures.published_pr20759, numbers)],
+        "plots": [plot("published", figures.published_pr20759, numbers)],
         "claims": Table(
             "Claims of the pull request, recomputed by mean and by median",
             ["claim", "by", "recomputed", "verdict", "why"],
@@ -295,18 +155,12 @@ def files(run: Contents) -> dict[str, list[str]]:
     return kinds
 
 
-def _plot(name: str, draw, *args, **kwargs) -> Plot:
-    wide, compact = draw(*args, **kwargs), draw(*args, compact=True, **kwargs)
-    pictures = Markup(svg.inline(wide, name)), Markup(svg.inline(compact, f"{name}-compact"))
-    return Plot(wide.finding, wide.reading, *pictures)
-
-
 def _comparison_table(comparison: pd.DataFrame) -> Table:
     rows = [
         [
             f"{row.tp:g}",
             f"{row.qps:g}",
-            _unbroken(f"{row.statistic} {row.metric.upper()}"),
+            unbroken(f"{row.statistic} {row.metric.upper()}"),
             f"{row.treatment} / {row.baseline}",
             _number(row.ratio, words.ratio),
             words.ratio_interval(row.ci_low, row.ci_high, row.ratio) if pd.notna(row.ci_low) else "–",
@@ -324,17 +178,6 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
     return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7}))
 
 
-def _time_cell(cells: pd.DataFrame, key: tuple) -> str:
-    if key not in cells.index:
-        return "–"
-    row = cells.loc[key]
-    doubt = "" if row.status == "ok" else f" ({row.status})"
-    if pd.notna(row.wrong) and row.wrong > 0:
-        doubt = f" ({int(row.wrong)} wrong)"
-    digits = 0 if row.median_us >= 99.5 else 1 if row.median_us >= 0.995 else 2
-    return f"{row.median_us:.{digits}f}{doubt}"
-
-
 def _before_after(row, metric: str) -> tuple[str, str]:
     before, after = getattr(row, f"{metric}_baseline_ms"), getattr(row, f"{metric}_treatment_ms")
     less = getattr(row, f"{metric}_reduction_pct")
@@ -344,11 +187,6 @@ def _before_after(row, metric: str) -> tuple[str, str]:
 
 def _plain_ms(value: float) -> str:
     return words.milliseconds(value).removesuffix(" ms")
-
-
-def _unbroken(text: str) -> str:
-    """A size that no line end tears apart."""
-    return text.replace(" ", "\u00a0")
 
 
 def _number(value, show) -> str:

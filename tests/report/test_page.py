@@ -11,7 +11,7 @@ import pytest
 from symmlib import suite
 from symmlib.analysis import words
 from symmlib.errors import UsageError
-from symmlib.report import contents, make_index, make_report, style
+from symmlib.report import contents, make_index, make_report, style, timings
 from symmlib.runs import Run, write_csv, write_json, write_text
 
 LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
@@ -259,6 +259,20 @@ def test_how_much_faster_than_vllms_way_is_told_with_its_interval(one_gpu_run, w
     assert "<td>2.00\u00a0(2.00\u00a0to\u00a02.00) triton/one_shot</td>" in html
     html = make_report(whole_run).read_text(encoding="utf-8")  # has no samples: ratios of medians, without intervals
     assert "Time of vllm/shm over that of the best of ours" in html and "<td>3.33 host/one_shot</td>" in html
+
+
+def test_backends_that_did_not_run_are_named_with_the_sizes_and_ranks_where_they_did_not(one_gpu_summary):
+    large = (one_gpu_summary.backend == "triton/one_shot") & (one_gpu_summary.bytes == 32 << 20)
+    eight = (one_gpu_summary.backend == "triton/two_shot") & (one_gpu_summary.world_size == 8)
+    never = one_gpu_summary.backend == "symm_mem/one_shot"
+    failed = (large & (one_gpu_summary.world_size > 2)) | eight | never
+    summary = one_gpu_summary.assign(status=one_gpu_summary.status.mask(failed, "failed"), reason="it hung")
+    found = timings.not_run(contents.Contents(None, {}, {"allreduce_summary": summary}))
+    assert [what for what, _ in found] == [
+        "symm_mem/one_shot", "triton/one_shot at 32 MiB on 4 and 8 ranks", "triton/two_shot on 8 ranks",
+    ]  # fmt: skip
+    one = summary[summary.world_size == 4]
+    assert "triton/one_shot at 32 MiB" in dict(timings.not_run(contents.Contents(None, {}, {"allreduce_summary": one})))
 
 
 def test_a_section_that_cannot_be_made_says_so_in_its_place_and_costs_no_other(whole_run):

@@ -205,7 +205,7 @@ def _ranges(best: pd.DataFrame) -> str:
     ranges = _runs(best)
     if len(ranges) > 3:
         share = best.backend.value_counts()
-        return f"mostly {share.index[0]} ({share.iloc[0]} of {len(best)} sizes)"
+        return f"{share.index[0]} at {share.iloc[0]} of {len(best)} sizes, others elsewhere"
     steps = [f"{name} up to {format_size(upto)}" for name, upto in ranges[:-1]]
     return ", ".join([*steps, f"{ranges[-1][0]} {'above' if steps else 'at every size'}"])
 

@@ -31,10 +31,9 @@ def roofline(summary: pd.DataFrame, manifest: dict | None = None, compact: bool 
     }
     if len(last) == 1:
         (rows,) = last.values()
-        told = words.listed(
-            f"{row.backend} {row.percent:.0f} %" for row in rows.iloc[[0, -1]].drop_duplicates().itertuples()
-        )
-        figure.finding = f"Of their bound at {format_size(int(rows.bytes.iloc[0]))}: {told}"
+        size, (best, *others) = format_size(int(rows.bytes.iloc[0])), list(rows.itertuples())
+        worst = f", {others[-1].backend} {others[-1].percent:.0f} %" if others else ""
+        figure.finding = f"At {size} {best.backend} reaches {best.percent:.0f} % of its bound{worst}"
     else:
         nearest = [f"{where}: {rows.backend.iloc[0]}, {rows.percent.iloc[0]:.0f} %" for where, rows in last.items()]
         figure.finding = f"Nearest to its bound at the largest size on {'; '.join(nearest)}"
