@@ -35,6 +35,9 @@ class Trace:
 
     A thread replaces the file as a whole once a second, and it is written at exit, because inference servers often end
     their workers without letting them clean up: what a killed rank did in its last second may be missing.
+
+    Calls of the router are counted. A CUDA graph calls it when it is captured and not when it is replayed, so there the
+    counts tell what the graphs hold and not how often they ran.
     """
 
     def __init__(self, rank: int, world_size: int, directory: str | Path | None = None):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from symmlib.errors import SymmlibError, UsageError
-from symmlib.routing import Route, RoutingTable, Table, compare
+from symmlib.routing import Route, RoutingTable, Table, compare, show
 from symmlib.routing.derive import derive, unresolved
 
 KIB = 1 << 10
@@ -83,6 +83,29 @@ def test_each_world_size_and_dtype_gets_its_own_table():
         Route(None, "host/one_shot"),
     )
     assert len(table.tables) == 2
+
+
+def test_ranks_that_shared_a_gpu_get_tables_that_say_so_for_each_world_size_and_keep_them_from_a_node():
+    shared = {"device": "sm_90/one-gpu", "mode": "graph"}
+    samples = pd.concat(
+        timed({"symm_mem/two_shot": [4, 4, 4, 4], "triton/one_shot": [1, 2, 8, 16]}, world_size=world_size, **shared)
+        for world_size in (2, 4, 8)
+    )
+    node = timed({"symm_mem/two_shot": [1, 1, 1, 1]}, world_size=4, device="sm_90", mode="graph")
+    table = RoutingTable.loads(derive(pd.concat([samples, node]), source="run x").dumps())
+    assert [(one.device, one.world_size) for one in sorted(table.tables, key=lambda one: one.key)] == [
+        ("sm_90", 4),
+        ("sm_90/one-gpu", 2),
+        ("sm_90/one-gpu", 4),
+        ("sm_90/one-gpu", 8),
+    ]
+    key = {"world_size": 4, "dtype": "bfloat16", "mode": "graph", "multicast": False}
+    assert [route.backend for route in table.find(device="sm_90/one-gpu", **key).routes] == [
+        "triton/one_shot",
+        "symm_mem/two_shot",
+    ]
+    assert table.find(device="sm_90", **key).routes == (Route(None, "symm_mem/two_shot"),)
+    assert len(show(table, device="sm_90/one-gpu")) == 6
 
 
 def test_without_a_measured_candidate_there_is_no_table():
