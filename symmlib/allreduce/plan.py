@@ -30,11 +30,13 @@ class AllReducePlan:
     launch (warm-up and checks not counted), so that slow backends get fewer iterations. `seed` fixes orders and inputs.
     `device` is where messages live: where not given, "cpu" if any of the backends runs there, else "cuda".
 
-    On a CPU an iteration is one all-reduce. On GPUs it is one replay of a CUDA graph of several all-reduces, and its
-    sample is the mean over that replay: one alone is too short for a GPU's clock. `one_gpu`: all ranks run on the first
-    GPU, under NVIDIA MPS; its memory stands in for NVLink, so such times hold for no node.
+    On a CPU an iteration is one all-reduce. On GPUs it is one replay of a CUDA graph of several all-reduces (in mode
+    "eager" as many calls), and its sample is the mean over that replay: one alone is too short for a GPU's clock.
+    `one_gpu`: all ranks run on the first GPU, under NVIDIA MPS; its memory stands in for NVLink, so such times hold for
+    no node.
 
-    `refine_s`: seconds that may be spent, after that, on sizes around bounds that are not known within half an octave.
+    `refine_s`: seconds that may be spent, after that and for each world size, on sizes around bounds that are not known
+    within half an octave.
     `routing_table`: the file by which the name `router` among the backends is served. `misaligned`: messages start one
     element into their allocation.
     """
