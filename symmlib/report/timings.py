@@ -137,13 +137,17 @@ def _router_cost(run: Contents) -> str:
     cost = run.tables["router_cost"]
     if cost is None or cost.empty:
         return ""
-    several = cost[SETTING].drop_duplicates().shape[0] > 1
-    told = words.listed(
-        f"{row.ratio:.2f} times as long as {row.backend} alone at {format_size(int(row.bytes))}"
-        + (f" on {setting_words((row.world_size, row.dtype, row.mode), cost)}" if several else "")
-        + (f" (95 % {row.ci_low:.2f} to {row.ci_high:.2f})" if pd.notna(row.ci_low) else "")
-        for row in cost.itertuples()
-    )
+    settings = [setting_words(key, cost) for key, _ in cost.groupby(SETTING, sort=False)]
+    if len(settings) > 1:
+        ratios = words.span(cost.ratio, lambda ratio: f"{ratio:.2f}")
+        sizes = words.listed(format_size(int(size)) for size in sorted(cost.bytes.unique()))
+        told = f"{ratios} times as long as the backend that it picks, alone: at {sizes} on {words.listed(settings)}"
+    else:
+        told = words.listed(
+            f"{row.ratio:.2f} times as long as {row.backend} alone at {format_size(int(row.bytes))}"
+            + (f" (95 % {row.ci_low:.2f} to {row.ci_high:.2f})" if pd.notna(row.ci_low) else "")
+            for row in cost.itertuples()
+        )
     return f"An all-reduce through the router takes {told}. {run.banner}".strip()
 
 

@@ -144,7 +144,9 @@ def test_the_roofline_draws_the_share_of_the_bound_and_tells_what_it_leaves_out(
         assert [line.get_xdata()[0] for line in lines] == [32 << 20] * 4
         assert all(0 < line.get_ydata()[0] < 100 for line in lines)
     assert "because all ranks' buffers fit the L2 cache (60 MiB)" in figure.reading
-    assert "the memory of one H200 (4800 GB/s)" in figure.reading
+    assert "the memory of one H200 (4800 GB/s)" in figure.reading and "Above 100 %" not in figure.reading
+    quicker = one_gpu_summary.assign(median_us=one_gpu_summary.median_us / 10)
+    assert "Above 100 % the L2 cache has served a part." in drawn_of_one_gpu(quicker)["roofline"].reading
 
 
 def test_where_there_is_no_bound_the_roofline_says_why_and_draws_no_axes(allreduce_summary):

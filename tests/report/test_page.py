@@ -243,7 +243,7 @@ def test_a_page_of_ranks_that_shared_a_gpu_says_so_first_and_at_every_table_and_
     captions = re.findall(r"<caption><span>([^<]+)", html)
     timed = [caption for caption in captions if caption.startswith(("Median time", "Time of", "Routes"))]
     assert len(timed) == 5 and all(caption.endswith(words.ONE_GPU_BANNER) for caption in timed)
-    assert re.search(rf"through the router takes [^<]+ on 8 ranks [^<]+{re.escape(words.ONE_GPU_BANNER)}</p>", html)
+    assert re.search(rf"through the router takes [^<]+ and 8 ranks\. {re.escape(words.ONE_GPU_BANNER)}</p>", html)
     described = re.findall(r"<desc id=[^>]+>([^<]+)<", html)
     assert sum(desc.endswith(words.ONE_GPU_BANNER) for desc in described) == 2 * 5  # all but the published numbers
     assert suite.verdicts(Run.open(one_gpu_run))[0] == words.ONE_GPU_BANNER

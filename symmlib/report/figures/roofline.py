@@ -49,6 +49,8 @@ def roofline(summary: pd.DataFrame, manifest: dict | None = None, compact: bool 
         f"backend here had ({starts}), its bytes at full speed through {words.listed(drawn.link.unique())}. At "
         "small sizes a low line is a slow start, at large ones an idle link or copies that the algorithm does not need."
     )
+    if (drawn.percent > 100.5).any() and words.banner(drawn.device):
+        figure.reading += " Above 100 % the L2 cache has served a part."
     figure.reading = " ".join([figure.reading, *_not_drawn(bounded)])
     return figure
 
