@@ -138,7 +138,9 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
         served = words.listed(dict.fromkeys(table_df.backend))
         figure.finding = f"In {len(tables)} settings the router picks by size and setting among {served}"
     figure.alt = f"{figure.finding}. Every route: " + "; ".join(
-        f"{places[row]}: {', '.join(map(_route, rows.itertuples()))}".replace("\n", ", ")
+        f"{places[row]}: {_picks(rows) if len(rows) == 1 else ', '.join(map(_route, rows.itertuples()))}".replace(
+            "\n", ", "
+        )
         for row, (_, rows) in enumerate(tables)
     )
     figure.reading = "Find your message size on the axis: the block above it is the all-reduce that the router picks."
