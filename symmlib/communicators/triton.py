@@ -107,11 +107,11 @@ class TritonCommunicator:
         numel = tensor.numel()
         blocks, share = algorithm.shape(numel, tensor.element_size(), self.world_size, self.gpu)
         aligned = numel % UNIT == 0 and (tensor.data_ptr() | out.data_ptr()) % VECTOR_BYTES == 0
-        kernel, constants = self._kernels[algorithm.name, tensor.dtype, aligned]
+        kernel, given = self._kernels[algorithm.name, tensor.dtype, aligned]
         if algorithm.name == "triton/two_shot":
             share //= self.world_size  # this kernel is told the part of a rank
         epochs = self._epochs[algorithm.name]
-        kernel[(blocks,)](tensor, out, self._peers, epochs, numel, share, self.rank, **constants)
+        kernel[(blocks,)](tensor, out, self._peers, epochs, numel, share, self.rank, **given)
 
     def close(self) -> None:
         """Let go of the memory, when what was launched is done; peers keep what they have mapped."""
@@ -159,25 +159,12 @@ class TritonCommunicator:
             for dtype in DTYPES:
                 message = torch.empty(64 * UNIT, dtype=dtype, device=self.device)
                 for aligned in (True, False):
-                    vectors = VECTOR_BYTES // dtype.itemsize if aligned else 2
-                    constants = {
-                        "FLAGS": flags,
-                        "STAGING": staging,
-                        "BLOCKS": one.max_blocks(self.gpu),
-                        "REGION": one.region_bytes(self.gpu, self.world_size) // dtype.itemsize,
-                        "WORLD": self.world_size,
-                        "WIDTH": WIDTH,
-                        "TILE": one.warps * 32 * vectors,
-                        "num_warps": one.warps,
-                        "maxnreg": REGISTERS,
-                    }
-                    if one.name == "triton/two_shot":
-                        constants["COPY_TILE"] = constants["TILE"] * (4 if aligned else 1)
+                    given = constants(one, dtype, self.gpu, self.world_size, flags, staging, aligned)
                     kernel = by_name[one.name, aligned]
                     numbers = message.numel(), UNIT, self.rank
                     memory = message, message, self._peers, self._epochs[one.name]
-                    kernel.warmup(*memory, *numbers, grid=(1,), **constants)
-                    self._kernels[one.name, dtype, aligned] = kernel, constants
+                    kernel.warmup(*memory, *numbers, grid=(1,), **given)
+                    self._kernels[one.name, dtype, aligned] = kernel, given
 
     def _try(self) -> None:
         """Every kernel once, which also loads it; raises where a sum is wrong."""
@@ -198,6 +185,30 @@ def why_not(gpu: Gpu, world_size: int) -> base.Support:
     if not 2 <= world_size <= WIDTH:
         return base.no(f"world size {world_size} is not 2 to {WIDTH}")
     return base.YES
+
+
+def constants(
+    algorithm: Algorithm, dtype: torch.dtype, gpu: Gpu, world_size: int, flags: int, staging: int, aligned: bool
+) -> dict[str, int]:
+    """What a kernel is compiled for; `flags` and `staging` are offsets in bytes into the symmetric allocation.
+
+    Of messages that are not aligned a thread moves two elements at a time, so that it needs no more registers.
+    """
+    vector = VECTOR_BYTES // dtype.itemsize if aligned else 2
+    found = {
+        "FLAGS": flags,
+        "STAGING": staging,
+        "BLOCKS": algorithm.max_blocks(gpu),
+        "REGION": algorithm.region_bytes(gpu, world_size) // dtype.itemsize,
+        "WORLD": world_size,
+        "WIDTH": WIDTH,
+        "TILE": algorithm.warps * 32 * vector,
+        "num_warps": algorithm.warps,
+        "maxnreg": REGISTERS,
+    }
+    if algorithm.name == "triton/two_shot":
+        found["COPY_TILE"] = found["TILE"] * (4 if aligned else 1)
+    return found
 
 
 def _attempt(prepare) -> base.Support:

@@ -1,0 +1,108 @@
+"""What would run on which GPUs, asked of records of GPUs that are not here; and the kernels, compiled for them."""
+
+import random
+
+import pytest
+import torch
+
+from symmlib.communicators import symm_mem, triton
+from symmlib.communicators.gpu import SPARE, Gpu
+
+H200 = Gpu("NVIDIA H200", (9, 0), 132)
+B200 = Gpu("NVIDIA B200", (10, 0), 148)
+A100 = Gpu("NVIDIA A100", (8, 0), 108)
+
+
+def shared(gpu: Gpu, ranks: int) -> Gpu:
+    return Gpu(gpu.name, gpu.capability, gpu.multiprocessors, ranks)
+
+
+def test_a_shared_gpu_has_another_key_than_the_same_gpu_in_a_node():
+    assert H200.key == "sm_90" and B200.key == "sm_100"
+    assert shared(H200, 2).key == "sm_90/one-gpu"
+
+
+@pytest.mark.parametrize("algorithm", [symm_mem, triton])
+def test_hopper_and_newer_with_peers_are_served_and_others_get_the_reason(algorithm):
+    assert algorithm.why_not(H200, 8) and algorithm.why_not(B200, 2)
+    assert "older than Hopper" in algorithm.why_not(A100, 8).reason
+    assert algorithm.why_not(H200, 1).reason
+    without = Gpu("NVIDIA H200", (9, 0), 132, no_multicast="no NVSwitch")
+    assert algorithm.why_not(without, 8), "multicast is multimem's concern alone"
+
+
+def test_a_rank_alone_on_its_gpu_may_fill_it():
+    assert H200.resident_blocks(threads=1024, registers=64) == 132
+    assert H200.resident_blocks(threads=1024, registers=32) == 264
+    assert H200.resident_blocks(threads=128, registers=168) == 132 * 3
+    assert H200.resident_blocks(threads=512, registers=64, shared_bytes=100 << 10) == 132 * 2
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("gpu", [H200, B200, Gpu("NVIDIA H20", (9, 0), 78)])
+def test_ranks_that_share_a_gpu_fit_on_it_together_and_leave_room_for_the_one_they_wait_for(gpu, ranks):
+    for threads, registers, per_multiprocessor in ((1024, 64, 1), (512, 64, 2), (256, 32, 8)):
+        blocks = shared(gpu, ranks).resident_blocks(threads, registers)
+        assert blocks >= 1
+        assert ranks * blocks <= per_multiprocessor * gpu.multiprocessors
+        assert (ranks - 1) * blocks <= gpu.multiprocessors - SPARE
+
+
+def test_torchs_two_shot_is_cut_where_its_grids_would_not_fit_and_nowhere_else():
+    assert symm_mem.TWO_SHOT.largest(H200, 8) is None
+    assert symm_mem.TWO_SHOT.largest(shared(H200, 4), 4) is None
+    # 132 multiprocessors hold 16 blocks of each of 8 ranks: 16 * 1024 threads * 16 bytes * 8 parts.
+    assert symm_mem.TWO_SHOT.largest(shared(H200, 8), 8) == 2 << 20
+    assert symm_mem.chunks(5 << 20, 2 << 20) == [(0, 2 << 20), (2 << 20, 4 << 20), (4 << 20, 5 << 20)]
+    assert symm_mem.chunks(100, None) == [(0, 100)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("gpu", [H200, B200, shared(H200, 2), shared(H200, 4), shared(H200, 8)])
+@pytest.mark.parametrize("algorithm", [triton.ONE_SHOT, triton.TWO_SHOT])
+def test_every_message_is_covered_by_shares_that_fit_their_regions(algorithm, gpu, world_size):
+    region = algorithm.region_bytes(gpu, world_size)
+    rng = random.Random(0)
+    for itemsize in (2, 4):
+        largest = algorithm.max_bytes // itemsize
+        for numel in (1, 7, 8, 129, 8192, largest - 1, largest, *(rng.randint(1, largest) for _ in range(300))):
+            blocks, share = algorithm.shape(numel, itemsize, world_size, gpu)
+            assert 1 <= blocks <= algorithm.max_blocks(gpu)
+            assert (blocks - 1) * share < numel <= blocks * share, "no block is idle, no element left out"
+            assert share % (triton.UNIT * world_size) == 0
+            assert share * itemsize <= region
+
+
+@pytest.mark.parametrize("capability", [90, 100])
+@pytest.mark.parametrize("world_size", [2, 8])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_kernels_compile_for_hopper_and_blackwell_and_move_whole_vectors(capability, world_size, dtype):
+    kernels = pytest.importorskip("symmlib.communicators.triton_kernels")
+    element = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    gpu = Gpu("", (capability // 10, capability % 10), 132)
+    for algorithm, function in ((triton.ONE_SHOT, kernels.ONE_SHOT), (triton.TWO_SHOT, kernels.TWO_SHOT)):
+        constants = triton.constants(algorithm, element, gpu, world_size, flags=0, staging=4096, aligned=True)
+        ptx = compiled(function, dtype, constants, capability)
+        assert "ld.global.v4" in ptx and "st.global.v4" in ptx
+        assert "st.global.b16" not in ptx and "ld.global.b16" not in ptx, "elements one at a time"
+        meetings = 1 if algorithm is triton.ONE_SHOT else 2
+        assert ptx.count("st.release.sys") == ptx.count("ld.acquire.sys") == meetings
+
+
+def compiled(function, dtype: str, constants: dict, capability: int) -> str:
+    """The PTX of one of our kernels for an aligned message, made without a GPU."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    options = {name: constants.pop(name) for name in ("num_warps", "maxnreg")}
+    place = {name: (number,) for number, name in enumerate(function.arg_names)}
+    signature = {name: "i32" for name in place} | {"source": f"*{dtype}", "target": f"*{dtype}"}
+    signature |= {"peers": "*i64", "epochs": "*i32"} | dict.fromkeys(constants, "constexpr")
+    aligned = [name for name in ("source", "target", "numel", "share", "part", "peers", "epochs") if name in place]
+    source = ASTSource(
+        fn=function,
+        signature={name: signature[name] for name in place},
+        constexprs={place[name]: value for name, value in constants.items()},
+        attrs={place[name]: [["tt.divisibility", 16]] for name in aligned},
+    )
+    return compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
