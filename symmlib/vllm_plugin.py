@@ -8,7 +8,7 @@ that overrides `all_reduce` for tensor-parallel groups and leaves everything els
     SYMMLIB_ROUTING_TABLE  the router's table, a file; default: the built-in tables
     SYMMLIB_TRACE          a directory: rank-<r>.json counts what served which sizes (see `routing.trace`)
 
-vLLM's own VLLM_ALLREDUCE_USE_SYMM_MEM=0 takes symmetric memory out of the router, too.
+vLLM's own VLLM_ALLREDUCE_USE_SYMM_MEM=0 takes symmetric memory out of the router, too: symm_mem/* and triton/*.
 """
 
 import os
@@ -91,7 +91,8 @@ class _Routed:
             table = RoutingTable.load(path)
         without = {}
         if os.environ.get("VLLM_ALLREDUCE_USE_SYMM_MEM") == "0":
-            without["symm_mem"] = "VLLM_ALLREDUCE_USE_SYMM_MEM=0 switches symmetric memory off"
+            reason = "VLLM_ALLREDUCE_USE_SYMM_MEM=0 switches symmetric memory off"
+            without = {"symm_mem": reason, "triton": reason}  # our kernels' memory is symmetric, too
         self.router = Router(
             communicator.cpu_group,
             table,
