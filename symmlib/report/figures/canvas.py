@@ -116,9 +116,10 @@ def line_panels(
         axes.set_yscale(scale)
         for name in sorted(names, key=lambda name: name not in INCUMBENTS):
             line = here[here.backend == name].sort_values("bytes")
-            axes.plot(
+            (drawn_line,) = axes.plot(
                 line.bytes, line[column], clip_on=False, zorder=2 if name in INCUMBENTS else 3, **looks[name].line
             )
+            drawn_line.set_in_layout(False)  # what is not clipped would count beyond its panel, and squeeze others
         axes.set_title(title if len(groups) == 1 else f"{title}: {setting_words(key, rows)}")
         size_axis(axes, list(here.bytes))
     limits = [axes.get_ylim() for axes in drawn]
