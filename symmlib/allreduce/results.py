@@ -1,5 +1,6 @@
 """What was measured, read back: of the directories that somebody names, or of the run that a notebook belongs to."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tu
     """
     whole = {"world_size", "bytes", "launch"}
     try:
+        if not path.is_file() and path.with_name(f"{path.name}.gz").is_file():  # as published runs keep theirs
+            path = path.with_name(f"{path.name}.gz")
         table = pd.read_csv(path, dtype=dict.fromkeys(["backend", "dtype", "mode", "status"], str))
         if absent := [name for name in [*keys, *numbers, *others] if name not in table.columns]:
             raise ValueError(f"it has no column {', '.join(absent)}")
@@ -89,4 +92,11 @@ def results_for(run: Run) -> Results:
 
 
 def _source(path: Path) -> str:
-    return f"run {path.resolve().name}" if (path / "manifest.json").is_file() else f"symmlib allreduce --out {path}"
+    try:
+        return (
+            f"run {json.loads((path / 'manifest.json').read_text())['run_id']}"  # its directory may have been renamed
+        )
+    except FileNotFoundError:
+        return f"symmlib allreduce --out {path}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"run {path.resolve().name}"

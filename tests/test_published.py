@@ -1,0 +1,48 @@
+"""What is committed as measured follows from the samples committed beside it, and the claims made of it hold."""
+
+import pandas as pd
+import pytest
+
+from symmlib.allreduce import read_results
+from symmlib.analysis.allreduce import against
+from symmlib.routing import RoutingTable
+from symmlib.routing.derive import derive
+from symmlib.runs import PROJECT
+
+RUNS = sorted((PROJECT / "reports" / "published").glob("*/results/allreduce_summary.csv"))
+POINT = ["backend", "world_size", "dtype", "mode", "bytes"]
+
+
+@pytest.fixture(params=[path.parent.parent for path in RUNS], ids=lambda path: path.name)
+def run(request):
+    return request.param
+
+
+def test_there_are_published_measurements():
+    assert RUNS
+
+
+def test_medians_are_those_of_the_samples(run):
+    found = read_results([run])
+    launches = found.timed.groupby([*POINT, "launch"]).time_us.median()
+    medians = launches.groupby(POINT).median()
+    summary = found.summary[found.summary.status == "ok"].set_index(POINT).median_us
+    pd.testing.assert_series_equal(medians, summary.loc[medians.index], check_names=False)
+
+
+def test_routes_are_those_that_the_samples_support(run):
+    found = read_results([run])
+    again, committed = derive(found.timed, source=found.source), RoutingTable.load(run / "routing.toml")
+    for derived, kept in zip(again.tables, committed.tables, strict=True):
+        assert [route.backend for route in derived.routes] == [route.backend for route in kept.routes]
+        assert derived.source == kept.source and derived.device == kept.device
+        for one, other in zip(derived.routes[:-1], kept.routes[:-1], strict=True):
+            assert one.max_bytes == pytest.approx(other.max_bytes, rel=0.01)
+
+
+def test_our_kernels_on_a_shared_h200_are_as_much_faster_than_vllms_way_as_the_readme_says():
+    ratio = against(read_results([PROJECT / "reports" / "published" / "2026-11-24-h200-one-gpu"]).timed)
+    assert set(ratio.world_size) == {2, 4, 8} and (ratio.launches == 5).all()
+    assert (ratio.ci_low > 1.4).all()
+    assert (ratio[ratio.bytes == 16 << 10].ci_low > 1.7).all()
+    assert (ratio[ratio.bytes == 128 << 10].ci_low > 2.2).all()
