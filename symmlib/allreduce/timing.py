@@ -4,6 +4,7 @@ A GPU works behind the host's back, so there a sample is the mean over the opera
 in a CUDA graph (mode "graph") or are called one after the other ("eager"). The host waits after each sample only.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -112,7 +113,8 @@ class GpuLoop:
 
     def _capture(self, operations: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # vLLM's custom all-reduce registers what it reads in a graph when its own capture ends, and copies else.
+        with getattr(self._backend, "capture", contextlib.nullcontext)(), torch.cuda.graph(graph):
             self._call(operations)
         return graph
 
