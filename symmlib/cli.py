@@ -314,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--previous", type=_path, metavar="FILE", help="the table in use: keep what is not shown worse"
     )
-    command.add_argument("--incumbent", metavar="NAME", help="the backend to keep within 3 % (default: the simplest)")
+    command.add_argument("--incumbent", metavar="NAME", help="the backend to keep within 3 %% (default: the simplest)")
     command.add_argument("--candidates", metavar="NAMES", help="backends that may be chosen, by commas")
 
     command = _command(routes, routes_check, "measure a table's choices at sizes it was not derived from", "check")

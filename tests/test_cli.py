@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from symmlib import cli
 from symmlib.analysis.words import ONE_GPU_BANNER
 from symmlib.runs import write_csv
 
@@ -44,6 +45,16 @@ def refused(tmp_path):
         return done.stderr
 
     return run
+
+
+@pytest.mark.parametrize(
+    "command", ["", "doctor", "run", "allreduce", "serve", "routes", "routes show", "routes derive", "routes check",
+                "report", "publish", "lab"],
+)  # fmt: skip
+def test_every_command_says_how_it_is_used(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli._parser().parse_args([*command.split(), "--help"])
+    assert left.value.code == 0 and capsys.readouterr().out.startswith(f"usage: symmlib {command}".rstrip())
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones(refused):
