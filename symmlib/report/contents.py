@@ -29,7 +29,7 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
-SAMPLES = "results/allreduce.csv"  # large; read only where they are needed
+SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
@@ -61,7 +61,8 @@ class Contents:
     def samples(self) -> pd.DataFrame | None:
         """The micro-benchmark's samples whose times count, as `analysis.allreduce.timed` gives them; None without."""
         try:
-            samples = pd.read_csv(self.path / SAMPLES, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
+            name = SAMPLES if (self.path / SAMPLES).is_file() else f"{SAMPLES}.gz"
+            samples = pd.read_csv(self.path / name, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
             return timed(samples, self.tables["allreduce_summary"].reindex(columns=SUMMARY_COLUMNS))
         except (OSError, ValueError, KeyError) as error:  # merging raises KeyError where a column is missing
             if not isinstance(error, FileNotFoundError):

@@ -1,7 +1,8 @@
 """The page of one run: `make_report` reads the run's files and writes `index.html`, which needs nothing else.
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
-evidence, what is missing, how to repeat it. `sections` and `timings` gather the content, templates hold the structure.
+evidence, what is missing, how to repeat it. A section that a run has nothing for is left out and named among what is
+missing. `sections` and `timings` gather the content, templates hold the structure.
 """
 
 import re
@@ -11,6 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from symmlib.analysis import words
 from symmlib.report import contents, sections, style, timings
 from symmlib.runs import write_text
 
@@ -30,6 +32,12 @@ SECTIONS = {
     "published": sections.beside_published,
     "gates": sections.gates,
     "not_run": timings.not_run,
+}
+NEEDED = {  # section: (what is absent where the section is left out, of which of its parts it has none then)
+    "serving": ("serving results", ("plots", "table")),
+    "allreduce": ("all-reduce results", ("plots",)),
+    "routes": ("routing table", ("plots",)),
+    "gates": ("gates", ("table",)),
 }
 
 
@@ -51,6 +59,7 @@ def make_report(run_dir: Path) -> Path:
         provenance=sections.provenance(run.manifest),
         files=sections.files(run),
         unmade=unmade,
+        empty=_empty(made),
         **made,
     )
     return write_text(run.path / "index.html", html)
@@ -73,6 +82,15 @@ def _make_sections(run: contents.Contents) -> tuple[dict, dict[str, str]]:
     return made, unmade
 
 
+def _empty(made: dict) -> dict[str, str]:
+    """The sections that have nothing to show, and what is absent; one that could not be made has that to show."""
+    return {
+        name: what
+        for name, (what, parts) in NEEDED.items()
+        if made[name] is not None and not any(made[name][part] for part in parts)
+    }
+
+
 def environment() -> Environment:
     """The templates' environment: everything is escaped unless it is `Markup`, and an unknown name is an error."""
     loader = PackageLoader("symmlib.report")
@@ -82,6 +100,7 @@ def environment() -> Environment:
         "when": contents.when,
         "link": _link,
         "breakable": _breakable,
+        "no_such": lambda names: words.listed(f"no {name}" for name in names),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
     return made

@@ -55,7 +55,7 @@ def tiles(run: Contents) -> list[Tile]:
     for best in fastest.per_setting(run.tables["allreduce_summary"])[:1]:
         incumbent = next((name for name in (*fastest.INCUMBENTS, *VLLM_WAYS) if name in best["others"]), None)
         if incumbent:
-            note = f"{incumbent} → {best['backend']}, median over {best['setting']}"
+            note = f"{incumbent} → {best['backend']}, median on {best['setting']}"
             note += f"; {words.ONE_GPU_MARK}" if run.banner else ""
             before, after = words.microseconds(best["others"][incumbent]), words.microseconds(best["time_us"])
             found.append(Tile(f"One all-reduce of {best['size']}", before, after, note))

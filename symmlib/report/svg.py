@@ -44,12 +44,12 @@ class Figure(MatplotlibFigure):
 
 
 def carry(figure: Figure, banner: str) -> None:
-    """Write `banner` on the drawing, above all else, and in the words that go with it; nothing if it is empty."""
+    """Write `banner` on the drawing, above all else, and into `alt`; nothing if it is empty."""
     if not banner:
         return
     lines = textwrap.wrap(banner, int((figure.get_figwidth() - 0.2) * TEXT_CHARACTERS_PER_INCH))
     figure.banner, figure.banner_in = banner, LINE_IN * len(lines) + 0.14
-    figure.alt, figure.reading = f"{figure.alt.removesuffix('.')}. {banner}", f"{figure.reading} {banner}".strip()
+    figure.alt = f"{figure.alt.removesuffix('.')}. {banner}"
     figure.set_figheight(figure.get_figheight() + figure.banner_in)
     bar = Rectangle((0, 0), 0.04 / figure.get_figwidth(), 0, transform=figure.transFigure, gid="banner")
     bar.set(facecolor=style.COLOURS["orange"][0], edgecolor="none")

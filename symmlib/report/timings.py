@@ -3,6 +3,8 @@
 Called by `page`, as `sections` is. Where ranks shared a GPU, every caption says so.
 """
 
+import re
+
 import pandas as pd
 
 from symmlib.analysis import alpha_beta, words
@@ -45,10 +47,11 @@ def not_run(run: Contents) -> list[tuple[str, str]]:
     if summary is None:
         return []
     absent = summary[(summary.status != "ok") | summary.median_us.isna()]
+    alike = [reason.replace(f"{size} bytes", "") for reason, size in zip(absent.reason, absent.bytes, strict=True)]
     found = []
-    for (backend, status, reason), rows in absent.groupby(["backend", "status", "reason"], sort=False):
-        where = _places(rows, summary[summary.backend == backend])
-        found.append((f"{backend}{where}", f"{status}: {reason}" if reason else status))
+    for (backend, status, _), rows in absent.groupby(["backend", "status", pd.Series(alike, absent.index)], sort=False):
+        where, reason = _places(rows, summary[summary.backend == backend]), rows.reason.iloc[rows.bytes.argmin()]
+        found.append((f"{backend}{where}", f"{status}: {_in_units(reason)}" if reason else status))
     return found
 
 
@@ -57,7 +60,12 @@ def routes(run: Contents) -> dict:
     if run.routes is None:
         return {"plots": [], "table": None, "cost": ""}
     rows = [
-        [unbroken(row.sizes), row.backend, f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}", row.why]
+        [
+            unbroken(_in_units(row.sizes)),
+            row.backend,
+            f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}",
+            _in_units(row.why),
+        ]
         for row in run.routes.itertuples()
     ]
     columns = ["message size", "backend", "for", "source"]
@@ -70,6 +78,11 @@ def routes(run: Contents) -> dict:
         "table": Table(_caption("Routes", run), columns, rows, wordy=True),
         "cost": _router_cost(run),
     }
+
+
+def _in_units(text: str) -> str:
+    """`text` with its bytes as people say them: 'up to 1634012 B' -> 'up to 1.56 MiB'; the files have them exactly."""
+    return re.sub(r"\b(\d{5,15}) (?:B|bytes)\b", lambda match: unbroken(words.size(int(match[1]))), text)
 
 
 def _places(rows: pd.DataFrame, planned: pd.DataFrame) -> str:
@@ -105,6 +118,8 @@ def _against_table(run: Contents) -> Table | None:
     interval = f", with its 95 % interval over {launches} launches" if compared.ci_low.notna().any() else ""
     peer = compared.peer.iloc[0]
     caption = f"Time of {peer} over that of the best of ours, which is named{interval}; above 1 ours is faster"
+    if any("–" in row for row in body):
+        caption += f"; –: {peer} did not run there, or none of ours"
     return Table(
         _caption(caption, run),
         ["size", *(setting_words(key, compared) for key in columns)],

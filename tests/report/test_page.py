@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,7 +14,8 @@ from symmlib import suite
 from symmlib.analysis import words
 from symmlib.errors import UsageError
 from symmlib.report import contents, make_index, make_report, style, timings
-from symmlib.runs import Run, write_csv, write_json, write_text
+from symmlib.routing import Route, RoutingTable
+from symmlib.runs import PROJECT, Run, write_csv, write_json, write_text
 
 LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
 HOSTILE = '<script>alert("$x & y")</script>'
@@ -190,7 +193,19 @@ def test_what_is_damaged_costs_its_part_and_not_the_page(whole_run):
         write_text(whole_run / name, "damaged")
     text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
     assert "Fastest all-reduce at 64 KiB: host/one_shot" in text
-    assert "No serving results in this run" in text and "No routing table in this run" in text
+    assert "This run has no serving results and no routing table." in text
+
+
+def test_what_was_not_measured_is_told_after_what_was_and_has_no_place_of_its_own(one_gpu_run, bare_run):
+    html = (one_gpu_run / "index.html").read_text(encoding="utf-8")
+    reader = Reader(html)
+    sections = [attributes["id"] for attributes in reader.all("section") if "id" in attributes]
+    assert sections == ["allreduce", "routes", "published", "missing", "provenance", "files"]
+    assert re.findall(r'href="#(\w+)"', html.partition("<nav")[2].partition("</nav>")[0]) == sections
+    assert "This run has no serving results and no gates." in reader.text
+    empty = make_report(bare_run).read_text(encoding="utf-8")
+    assert set(re.findall(r'<a href="#(\w+)"', empty)) <= set(re.findall(r'\bid="(\w+)"', empty))
+    assert "This run has no serving results, no all-reduce results, no routing table and no gates." in empty
 
 
 def test_an_invalid_run_shows_its_times_but_no_effect(whole_run, comparison):
@@ -253,6 +268,35 @@ def test_a_page_of_a_node_carries_no_banner(page):
     assert words.ONE_GPU_BANNER not in page and "one GPU" not in page
 
 
+def test_routes_of_ranks_that_shared_a_gpu_are_not_offered_to_every_server(one_gpu_run, page):
+    text = " ".join(Reader((one_gpu_run / "index.html").read_text(encoding="utf-8")).text.split())
+    assert "routers on a node do not use these routes" in text and "any server" not in text
+    assert "makes any server on such a machine use these routes" in page
+
+
+def test_sizes_are_shown_as_people_say_them(whole_run):
+    table = RoutingTable.load(whole_run / "routing.toml").tables[0]
+    routes = (Route(1634012, "host/one_shot", (1582473, 1670531)), Route(None, "host/two_shot"))
+    RoutingTable((dataclasses.replace(table, routes=routes),)).save(whole_run / "routing.toml")
+    text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text.replace("\u00a0", " ")
+    assert "up to 1.56 MiB" in text and "above 1.56 MiB" in text
+    assert "crossover between 1.51 MiB and 1.59 MiB (95 %)" in text and "1634012" not in text
+
+
+def test_samples_that_a_published_run_keeps_compressed_are_read(one_gpu_run, tmp_path):
+    copy = shutil.copytree(one_gpu_run, tmp_path / "copy")
+    pd.read_csv(copy / "results" / "allreduce.csv").to_csv(copy / "results" / "allreduce.csv.gz", index=False)
+    (copy / "results" / "allreduce.csv").unlink()
+    assert "with its 95 % interval over 3 launches" in make_report(copy).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("published", sorted((PROJECT / "reports" / "published").glob("*/index.html")))
+def test_a_published_page_links_only_what_is_published_with_it(published):
+    targets = [attributes["href"] for attributes in Reader(published.read_text(encoding="utf-8")).all("a")]
+    files = [unquote(target) for target in targets if not target.startswith(("#", "https://"))]
+    assert files and all((published.parent / file).is_file() for file in files)
+
+
 def test_how_much_faster_than_vllms_way_is_told_with_its_interval(one_gpu_run, whole_run):
     html = (one_gpu_run / "index.html").read_text(encoding="utf-8")
     assert "Time of vllm/symm_mem over that of the best of ours" in html and "over 3 launches" in html
@@ -271,6 +315,9 @@ def test_backends_that_did_not_run_are_named_with_the_sizes_and_ranks_where_they
     assert [what for what, _ in found] == [
         "symm_mem/one_shot", "triton/one_shot at 32 MiB on 4 and 8 ranks", "triton/two_shot on 8 ranks",
     ]  # fmt: skip
+    too_large = summary.assign(reason=[f"{size} bytes are more than it takes, 16384 bytes" for size in summary.bytes])
+    told = dict(timings.not_run(contents.Contents(None, {}, {"allreduce_summary": too_large})))
+    assert told["symm_mem/one_shot"] == "failed: 1024 bytes are more than it takes, 16\u00a0KiB", "sizes, in one line"
     one = summary[summary.world_size == 4]
     assert "triton/one_shot at 32 MiB" in dict(timings.not_run(contents.Contents(None, {}, {"allreduce_summary": one})))
 

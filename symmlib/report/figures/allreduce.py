@@ -102,7 +102,7 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
     room_in = (
         figure.get_figwidth() - 0.3 - CHARACTER_IN * max(len(line) for text in places for line in text.split("\n"))
     )
-    named = set()
+    unnamed = False
     for row, (_, parts) in enumerate(tables):
         for part in parts.itertuples():
             left = max(low, part.from_bytes)
@@ -119,14 +119,15 @@ def routes(table_df: pd.DataFrame, summary: pd.DataFrame | None = None, compact:
             for name in (part.backend, part.backend.replace("/", "/\n")):
                 if CHARACTER_IN * max(len(line) for line in name.split("\n")) < width_in:
                     axes.text((left * right) ** 0.5, row, name, ha="center", va="center", color=ink)
-                    named.add(part.backend)
                     break
+            else:
+                unnamed = True
     axes.set_xlim(low, high)
     axes.set_ylim(len(tables) - 0.4, -0.6)
     size_axis(axes, measured or [low * 4**step for step in range(12) if low * 4**step <= high])
     axes.set_yticks(range(len(tables)), places)
     axes.grid(False)
-    if looks.keys() - named:  # a block was too narrow for its name
+    if unnamed:  # a block was too narrow for its name
         legend_above(figure, {}, more=[Patch(color=look.hex, alpha=0.6, label=name) for name, look in looks.items()])
     if len(tables) == 1:
         ((device, world_size, *_), rows) = tables[0]
@@ -161,8 +162,18 @@ def _settings(ran: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _each(told: dict[str, str]) -> str:
-    """'2 ranks: this; 4 ranks: that'."""
-    return "; ".join(f"{where}: {what}" for where, what in told.items())
+    """'2 ranks: this; 4 and 8 ranks: that'."""
+    places: dict[str, list[str]] = {}
+    for where, what in told.items():
+        places.setdefault(what, []).append(where)
+    return "; ".join(f"{_together(names)}: {what}" for what, names in places.items())
+
+
+def _together(names: list[str]) -> str:
+    """'4 ranks' and '8 ranks' as '4 and 8 ranks'."""
+    if all(name.endswith(" ranks") for name in names):
+        return f"{words.listed(name.removesuffix(' ranks') for name in names)} ranks"
+    return words.listed(names)
 
 
 def _gain(rows: pd.DataFrame) -> str:

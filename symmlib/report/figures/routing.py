@@ -64,14 +64,12 @@ def held_out(summary: pd.DataFrame, regret: pd.DataFrame, table_df: pd.DataFrame
         ends = ran[ran.backend.isin(looks)].sort_values("bytes").groupby("backend").over.last().clip(upper=CEILING)
         label_line_ends(drawn[0], ends.to_dict(), looks, PANEL_IN)
     worst = regret.loc[regret.regret.idxmax()]
-    p95 = regret.regret.quantile(0.95)
-    figure.finding = (
-        f"At {len(regret)} held-out sizes the table's choice costs {max(0, p95):.1%} at most in 95 % of them"
-    )
+    p95 = words.percent(100 * max(0, regret.regret.quantile(0.95)))
+    figure.finding = f"At {len(regret)} held-out sizes the table's choice costs {p95} at most in 95 % of them"
     where = f" on {worst.world_size} ranks" if len(groups) > 1 else ""
     figure.alt = (
-        f"{figure.finding}; most at {format_size(int(worst.bytes))}{where}: {worst.regret:.1%}, where {worst.chosen} "
-        f"serves and {worst.best} is the fastest."
+        f"{figure.finding}; most at {format_size(int(worst.bytes))}{where}: {words.percent(100 * worst.regret)}, where "
+        f"{worst.chosen} serves and {worst.best} is the fastest."
     )
     if (ran.backend == ROUTER).any():
         over = words.span(ran[ran.backend == ROUTER].over, words.times)
