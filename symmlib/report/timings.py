@@ -63,8 +63,8 @@ def routes(run: Contents) -> dict:
         [
             unbroken(_in_units(row.sizes)),
             row.backend,
-            f"{row.device}, {row.world_size} ranks, {row.dtype}, {row.mode}",
-            _in_units(row.why),
+            f"{row.device}, {unbroken(f'{row.world_size} ranks')}, {row.dtype}, {row.mode}",
+            _in_units(row.why).replace("95 %", unbroken("95 %")),
         ]
         for row in run.routes.itertuples()
     ]
