@@ -38,8 +38,9 @@ class AllReduceBackend(Protocol):
     """One way to sum a tensor over all ranks of a group.
 
     `all_reduce` sums elementwise over the ranks. Input: any shape, of a dtype and device for which `supports` is
-    truthy; the same shape and dtype on every rank. Result: `out` where given (it may be `tensor` itself), else a new
-    tensor; `tensor` is left as it was unless it is `out`.
+    truthy; the same shape and dtype on every rank. Result: `out` where given (of the same shape, dtype and device; it
+    may be `tensor` itself, and overlaps it in no other way), else a new tensor; `tensor` is left as it was unless it
+    is `out`.
     """
 
     name: str
@@ -67,6 +68,13 @@ def bind(backend: AllReduceBackend, dtype: torch.dtype, numel: int) -> Launch:
         return backend.all_reduce(tensor, out=out) if backend.supports(tensor) else None
 
     return launch
+
+
+def require_like(name: str, tensor: torch.Tensor, out: torch.Tensor) -> None:
+    """Raise `SymmlibError` unless `out` has the shape, dtype and device of `tensor`, whose sum `name` writes there."""
+    if out.shape != tensor.shape or out.dtype != tensor.dtype or out.device != tensor.device:
+        wanted, given = (f"{tuple(one.shape)} of {one.dtype} on {one.device}" for one in (tensor, out))
+        raise SymmlibError(f"{name} needs out as the input, {wanted}, and it is {given}")
 
 
 class Unavailable:

@@ -40,6 +40,7 @@ class DistributedBackend:
         if out is None:
             out = tensor.clone(memory_format=torch.contiguous_format)
         elif out is not tensor:
+            base.require_like(self.name, tensor, out)
             out.copy_(tensor)
         if out.is_contiguous():
             dist.all_reduce(out, group=self.group)
@@ -110,6 +111,8 @@ class NcclSymmetricBackend:
         if out is tensor and self._holds(tensor):
             dist.all_reduce(tensor, group=self._group)
             return tensor
+        if out is not None:
+            base.require_like(self.name, tensor, out)
         staging = self._window[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
         dist.all_reduce(staging, group=self._group)
         return staging.clone() if out is None else out.copy_(staging)

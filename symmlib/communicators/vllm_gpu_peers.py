@@ -84,9 +84,12 @@ class VllmCustom:
         return base.YES
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        if out is not None:
+            base.require_like(self.name, tensor, out)
         result = out if out is not None and _is_aligned(out) else torch.empty_like(tensor)
         # Peers read a registered message while this rank writes its result: never into the same place.
-        registered = self._capturing and result is not tensor and torch.cuda.is_current_stream_capturing()
+        apart = result.data_ptr() != tensor.data_ptr()
+        registered = self._capturing and apart and torch.cuda.is_current_stream_capturing()
         self._communicator.all_reduce(tensor, out=result, registered=registered)
         return result if out is None or out is result else out.copy_(result)
 
@@ -155,6 +158,8 @@ class VllmFlashInfer:
         return base.YES
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        if out is not None:
+            base.require_like(self.name, tensor, out)
         result = self._communicator.all_reduce(as_rows(tensor)).view(tensor.shape)
         return result if out is None else out.copy_(result)
 

@@ -47,7 +47,11 @@ class VllmShm:
         return base.YES
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        out = tensor.clone() if out is None else out if out is tensor else out.copy_(tensor)
+        if out is None:
+            out = tensor.clone()
+        elif out is not tensor:
+            base.require_like(self.name, tensor, out)
+            out.copy_(tensor)
         torch.ops._C.shm_allreduce(self._handle, out)  # in place
         return out
 
@@ -107,6 +111,7 @@ class VllmSymmMem:
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         if out is None:
             out = torch.empty_like(tensor)
+        base.require_like(self.name, tensor, out)
         self._communicator.enter()
         buffer = self._communicator.staging(tensor).view(tensor.shape)
         buffer.copy_(tensor)

@@ -85,6 +85,23 @@ def empty_and_refused(rank, world_size):
     }
 
 
+def out_is_not_as_the_input(rank, world_size):
+    """What each backend says to an `out` of another shape or dtype, and the router to one that its route refuses."""
+    router = Router(
+        dist.group.WORLD, _cpu_table(world_size, Route(None, "host/one_shot"), dtype="float32"), device="cpu"
+    )
+    others = {"gloo": router.backends["gloo"], "host/one_shot": router.backends["host/one_shot"], "router": router}
+    said = {}
+    for name, backend in others.items():
+        for out in (torch.empty(2, 4), torch.empty(4, dtype=torch.float64)):
+            try:
+                backend.all_reduce(torch.ones(4), out=out)
+            except SymmlibError as error:
+                said.setdefault(name, []).append(str(error))
+    router.close()
+    return said
+
+
 def peer_dies(rank, world_size):
     """The last rank is killed between two operations; how long the others need to say so, and what they say later."""
     communicator = HostCommunicator(dist.group.WORLD)
