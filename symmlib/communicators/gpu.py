@@ -1,8 +1,9 @@
 """What of the ranks' GPUs decides which kernels run on them, how large, and by which routing table.
 
-Everything here but `describe` is arithmetic on a record, so that a laptop can ask what a node would do.
+What a GPU can hold is arithmetic on a record, so that a laptop can ask what a node would do.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class Gpu:
     Args:
         name: as the driver gives it.
         capability: (major, minor), such as (9, 0) for Hopper.
-        multiprocessors: how many it has.
+        multiprocessors: how many it has; where ranks' GPUs differ, the least, as of the capabilities.
         ranks: how many ranks of the group run on it: 1 on a node, more where they share it (MPS).
         no_multicast: why the GPUs cannot sum in an NVSwitch; empty where they can.
     """
@@ -67,20 +68,48 @@ class Gpu:
 def describe(group: dist.ProcessGroup, device: torch.device) -> Gpu:
     """This rank's GPU. A collective over `group`, which carries CPU objects: ranks tell each other which is theirs.
 
-    `device` is a CUDA device. `no_multicast` and `ranks` are the same on every rank; `ranks` is that of the GPU with
-    the most.
+    `device` is a CUDA device. All but the name is the same on every rank; see `common`.
     """
     properties = torch.cuda.get_device_properties(device)
-    identities: list[str] = [""] * group.size()
-    dist.all_gather_object(identities, str(properties.uuid), group=group)
-    multicast = base.agree(group, _multicast(device))
-    return Gpu(
-        name=properties.name,
-        capability=(properties.major, properties.minor),
-        multiprocessors=properties.multi_processor_count,
-        ranks=max(identities.count(one) for one in identities),
-        no_multicast=multicast.reason,
-    )
+    mine = str(properties.uuid), (properties.major, properties.minor), properties.multi_processor_count
+    everyone = [mine] * group.size()
+    dist.all_gather_object(everyone, mine, group=group)
+    return common(properties.name, everyone, base.agree(group, _multicast(device)).reason)
+
+
+def common(name: str, everyone: list[tuple[str, tuple[int, int], int]], no_multicast: str) -> Gpu:
+    """What ranks whose GPUs are (uuid, capability, multiprocessors) may all count on: grids and tables follow from it,
+    and ranks with different ones would wait for blocks that do not come. `ranks` is that of the GPU with the most."""
+    identities, capabilities, multiprocessors = zip(*everyone, strict=True)
+    shared = max(identities.count(one) for one in identities)
+    return Gpu(name, min(capabilities), min(multiprocessors), shared, no_multicast)
+
+
+def cuda_support(device: torch.device) -> base.Support:
+    """Whether `device` is a GPU that this torch can use."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
+    return base.YES
+
+
+def peer_support(gpu: Gpu, world_size: int) -> base.Support:
+    """Whether kernels over symmetric memory can run on such GPUs."""
+    if gpu.capability[0] < 9:
+        return base.no(f"{gpu.name} is older than Hopper (sm_90)")
+    if world_size < 2:
+        return base.no("there is nothing to reduce over one rank")
+    return base.YES
+
+
+def tensor_support(tensor: torch.Tensor, device: torch.device, max_bytes: int) -> base.Support:
+    """Whether kernels on `device` for messages of up to `max_bytes` take `tensor`, its dtype aside."""
+    if tensor.device != device:
+        return base.no(f"the tensor is on {tensor.device}, this communicator on {device}")
+    if not tensor.numel():
+        return base.no("the tensor is empty")
+    if tensor.nbytes > max_bytes:
+        return base.no(f"{tensor.nbytes} bytes are more than this backend takes, {max_bytes} bytes")
+    return base.YES
 
 
 def _multicast(device: torch.device) -> base.Support:
@@ -95,11 +124,13 @@ def _multicast(device: torch.device) -> base.Support:
 
 
 class OneStream:
-    """Keeps a group's kernels in one order: those of two streams could each wait for peers that run the other's.
+    """Keeps kernels that wait for peers in one order: those of two streams could each wait for a rank that runs the
+    other's first.
 
-    Ranks call a group's operations in the same order, so it is enough that each rank's GPU runs them in that order.
-    `enter` before each: where the current stream has changed, it waits for what the one before still has to do. While a
-    CUDA graph is captured it does nothing; whoever replays graphs on several streams at once orders them himself.
+    Ranks call operations in the same order, so it is enough that each rank's GPU runs them in that order. `enter`
+    before each: where the current stream has changed, it waits for what the one before still has to do. It sees calls
+    only: while a CUDA graph is captured it does nothing, and of replays it does not know. Whoever replays a graph on
+    another stream than the last call's or replay's lets that stream wait.
     """
 
     def __init__(self, device: torch.device):
@@ -113,3 +144,10 @@ class OneStream:
         if self._last is not None and current != self._last:
             current.wait_stream(self._last)
         self._last = current
+
+
+@functools.cache
+def one_stream(device: torch.device) -> OneStream:
+    """The `OneStream` that all communicators of this process on `device` share: kernels of two of them, such as
+    `triton/*` and `symm_mem/*` behind one router, could wait for each other no less than those of one."""
+    return OneStream(device)

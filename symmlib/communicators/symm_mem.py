@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from symmlib.communicators import base
-from symmlib.communicators.gpu import Gpu, OneStream, describe
+from symmlib.communicators.gpu import Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
 from symmlib.errors import SymmlibError
 
 DTYPES = (torch.bfloat16, torch.float32)  # what torch's kernels are compiled for
@@ -26,8 +26,8 @@ class Grid:
     """How torch launches a kernel (CUDASymmetricMemoryOps.cu of torch 2.11): so many `blocks` at most of `threads`.
 
     `registers` of a thread: 28 to 50 were seen, for 2 and 4 ranks on an H200; two-shot's 1024 threads cannot have more
-    than 64. `split`: whether a rank's blocks share
-    its part of the message only, and not the whole.
+    than 64, of one-shot's 512 that is an assumption. `split`: whether a rank's blocks share its part of the message
+    only, and not the whole.
     """
 
     blocks: int
@@ -60,24 +60,24 @@ class SymmMemCommunicator:
         device: this rank's GPU. On a CPU device everything is unavailable, with the reason.
         max_bytes: the largest message, and the size of the buffer through which messages go that lie elsewhere.
 
-    `empty` gives tensors that lie in symmetric memory: summed in place by two_shot or multimem, or by one_shot, they
-    need no copy. Operations may come from any stream, one at a time: see `gpu.OneStream`.
+    `empty` gives tensors that lie in symmetric memory: summed in place by two_shot or multimem, or out of place by
+    one_shot, they need no copy. Operations may come from any stream, one at a time: see `gpu.OneStream`.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, *, max_bytes: int = MAX_BYTES):
-        self.group, self.device, self.max_bytes = group, torch.device(device), max_bytes
+        self.group, self.device, self.max_bytes = group, base.numbered(device), max_bytes
         self.world_size = group.size()
         self._buffer = self._handle = None
         self._symmetric: list[torch.Tensor] = []  # what `empty` gave away; kept, because peers have it mapped
-        self.support = base.agree(group, _machine_support(self.device))
-        multicast = self.support
+        self.support = base.agree(group, cuda_support(self.device))
         if self.support:
             self.gpu = describe(group, self.device)
-            self.support = base.agree(group, why_not(self.gpu, self.world_size))
-        if self.support:
-            self._stream = OneStream(self.device)
-            self.support = base.agree(group, self._try_rendezvous())
-            multicast = base.agree(group, self._multicast()) if self.support else self.support
+            self.support = base.agree(group, peer_support(self.gpu, self.world_size))
+        # Agreed on step by step: no rank goes to the rendezvous, where it would wait for one that has no memory.
+        for prepare in (self._allocate, self._rendezvous):
+            if self.support:
+                self.support = base.agree(group, _attempt(prepare))
+        multicast = base.agree(group, self._multicast()) if self.support else self.support
         self.backends = {
             "symm_mem/one_shot": OneShot("symm_mem/one_shot", self, self.support),
             "symm_mem/two_shot": TwoShot("symm_mem/two_shot", self, self.support),
@@ -87,14 +87,19 @@ class SymmMemCommunicator:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised tensor in symmetric memory, to be written by what comes before an all-reduce.
 
-        Collective: all ranks ask for the same shapes and dtypes in the same order. It lives as long as the
-        communicator. Raises `SymmlibError` where symmetric memory is unavailable or the dtype is none of `DTYPES`.
+        Collective: all ranks ask for the same shapes and dtypes in the same order, and all of them give it, or the same
+        part of it, to the same all-reduces: where one rank's tensor lies here and another's elsewhere, they wait for
+        each other for ever. It lives as long as the communicator. Raises `SymmlibError` where symmetric memory is
+        unavailable or the dtype is none of `DTYPES`.
         """
         if not self.support:
             raise SymmlibError(f"there is no symmetric memory here: {self.support.reason}")
         if dtype not in DTYPES:
             raise SymmlibError(f"torch's symmetric-memory kernels take bfloat16 and float32, not {dtype}")
-        tensor = self._allocate(shape, dtype)
+        from torch.distributed import _symmetric_memory
+
+        tensor = _symmetric_memory.empty(shape, dtype=dtype, device=self.device)
+        _symmetric_memory.rendezvous(tensor, self.group.group_name)
         self._symmetric.append(tensor)
         return tensor
 
@@ -107,44 +112,35 @@ class SymmMemCommunicator:
 
     def check(self, tensor: torch.Tensor) -> base.Support:
         """Whether the communicator's kernels take `tensor`."""
-        if tensor.device != self.device:
-            return base.no(f"the tensor is on {tensor.device}, this communicator on {self.device}")
         if tensor.dtype not in DTYPES:
             return base.no(f"torch's kernels sum bfloat16 and float32, not {tensor.dtype}; triton/* do")
-        if not tensor.numel():
-            return base.no("the tensor is empty")
-        if tensor.nbytes > self.max_bytes:
-            return base.no(f"{tensor.nbytes} bytes are more than the buffer's {self.max_bytes} (max_bytes)")
-        return base.YES
+        return tensor_support(tensor, self.device, self.max_bytes)
 
     def enter(self) -> None:
-        """To be called before each operation; see `gpu.OneStream`."""
-        self._stream.enter()
+        """To be called before each operation; see `gpu.OneStream`. Raises `SymmlibError` when it was closed."""
+        if self._buffer is None:
+            raise SymmlibError("symm_mem/* are out of use: their communicator was closed")
+        one_stream(self.device).enter()
 
     def staging(self, tensor: torch.Tensor) -> torch.Tensor:
         """A flat part of the buffer with room for `tensor`'s elements, padded to whole vectors."""
-        padded = -(-tensor.nbytes // VECTOR_BYTES) * VECTOR_BYTES
-        return self._buffer[:padded].view(tensor.dtype)
+        return self._buffer[: padded(tensor.nbytes)].view(tensor.dtype)
 
     def close(self) -> None:
         """Let go of the buffers; torch unmaps them when nothing refers to them any more."""
         self._buffer = self._handle = None
         self._symmetric.clear()
 
-    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def _allocate(self) -> None:
         from torch.distributed import _symmetric_memory
 
-        tensor = _symmetric_memory.empty(shape, dtype=dtype, device=self.device)
-        self._handle = _symmetric_memory.rendezvous(tensor, self.group.group_name)
-        return tensor
+        self._buffer = _symmetric_memory.empty((padded(self.max_bytes),), dtype=torch.uint8, device=self.device)
 
-    def _try_rendezvous(self) -> base.Support:
-        """Make the buffer: what fails in containers or without Fabric Manager fails here, not later."""
-        try:
-            self._buffer = self._allocate((self.max_bytes,), torch.uint8)
-        except RuntimeError as error:
-            return base.no(f"the ranks' GPUs cannot map each other's memory: {error}")
-        return base.YES
+    def _rendezvous(self) -> None:
+        """What fails in containers or without Fabric Manager fails here, not later."""
+        from torch.distributed import _symmetric_memory
+
+        self._handle = _symmetric_memory.rendezvous(self._buffer, self.group.group_name)
 
     def _multicast(self) -> base.Support:
         """A GPU with multicast may be in a group without: the rendezvous says so by an address or none."""
@@ -155,19 +151,17 @@ class SymmMemCommunicator:
         return base.YES
 
 
-def _machine_support(device: torch.device) -> base.Support:
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
+def _attempt(prepare) -> base.Support:
+    try:
+        prepare()
+    except RuntimeError as error:
+        return base.no(f"the ranks' GPUs cannot map each other's memory: {error}")
     return base.YES
 
 
-def why_not(gpu: Gpu, world_size: int) -> base.Support:
-    """Whether torch's kernels can run on such GPUs."""
-    if gpu.capability[0] < 9:
-        return base.no(f"{gpu.name} is older than Hopper (sm_90)")
-    if world_size < 2:
-        return base.no("there is nothing to reduce over one rank")
-    return base.YES
+def padded(nbytes: int) -> int:
+    """`nbytes` filled up to whole vectors."""
+    return -(-nbytes // VECTOR_BYTES) * VECTOR_BYTES
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:
@@ -198,6 +192,7 @@ class SymmMemBackend:
             raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
         if out is None:
             out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        base.require_like(self.name, tensor, out)
         self._communicator.enter()
         self._sum(tensor, out)
         return out
@@ -208,17 +203,40 @@ class SymmMemBackend:
     def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         raise NotImplementedError
 
-    def _in_place(self, operation, tensor: torch.Tensor, out: torch.Tensor, largest: int | None = None) -> None:
-        """Copy in, unless `tensor` is symmetric and to be overwritten; sum there; copy out likewise."""
-        direct = out.data_ptr() == tensor.data_ptr() and self._communicator.is_symmetric(tensor)
-        place = tensor.view(-1) if direct else self._communicator.staging(tensor)
-        if not direct:
-            place[: tensor.numel()].view(tensor.shape).copy_(tensor)
-        for begin, end in chunks(place.nbytes, largest):
-            piece = place[begin // place.element_size() : end // place.element_size()]
-            operation(piece, "sum", self._communicator.group.group_name)
-        if not direct:
-            out.copy_(place[: tensor.numel()].view(tensor.shape))
+    def _lies_in_place(self, tensor: torch.Tensor, out: torch.Tensor) -> bool:
+        """Whether `tensor` is symmetric and to be overwritten."""
+        return out.data_ptr() == tensor.data_ptr() and self._communicator.is_symmetric(tensor)
+
+    def _staged(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The part of the buffer into which `tensor` was copied."""
+        staging = self._communicator.staging(tensor)
+        staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
+        return staging
+
+    def _run(self, operation, inputs: tuple[torch.Tensor, ...], target: tuple = (), grid: Grid | None = None) -> None:
+        """torch's `operation` on flat tensors, in pieces where the blocks of `grid` would not fit on the GPU."""
+        communicator, itemsize = self._communicator, inputs[0].element_size()
+        largest = grid.largest(communicator.gpu, communicator.world_size) if grid else None
+        for begin, end in chunks(inputs[0].nbytes, largest):
+            piece = slice(begin // itemsize, end // itemsize)
+            sources, targets = ([one[piece] for one in tensors] for tensors in (inputs, target))
+            operation(*sources, "sum", communicator.group.group_name, *targets)
+
+    def _run_into(self, out: torch.Tensor, operation, inputs: tuple[torch.Tensor, ...], grid: Grid) -> None:
+        """As `_run`, with the sum in `out`, straight or, where torch's kernels cannot write there, through a copy."""
+        target = out.view(-1) if is_aligned(out) else torch.empty_like(inputs[0])
+        self._run(operation, inputs, (target,), grid)
+        if target.data_ptr() != out.data_ptr():
+            out.copy_(target[: out.numel()].view(out.shape))
+
+    def _run_in_place(self, operation, tensor: torch.Tensor, out: torch.Tensor, grid: Grid | None = None) -> None:
+        """As `_run`, where `tensor` lies or, unless it is symmetric and to be overwritten, between two copies."""
+        if self._lies_in_place(tensor, out):
+            self._run(operation, (tensor.view(-1),), grid=grid)
+            return
+        staging = self._staged(tensor)
+        self._run(operation, (staging,), grid=grid)
+        out.copy_(staging[: out.numel()].view(out.shape))
 
 
 class OneShot(SymmMemBackend):
@@ -226,46 +244,28 @@ class OneShot(SymmMemBackend):
 
     def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         communicator, ops = self._communicator, torch.ops.symm_mem
-        staging, name = communicator.staging(tensor), communicator.group.group_name
-        target = out.view(-1) if is_aligned(out) else torch.empty_like(staging)
-        source = tensor.view(-1) if is_aligned(tensor) else None
-        symmetric = communicator.is_symmetric(tensor) and out.data_ptr() != tensor.data_ptr()
-        if source is None:
-            staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
-        for begin, end in chunks(staging.nbytes, ONE_SHOT.largest(communicator.gpu, communicator.world_size)):
-            piece = slice(begin // staging.element_size(), end // staging.element_size())
-            if source is None:
-                ops.one_shot_all_reduce_out(staging[piece], "sum", name, target[piece])
-            elif symmetric:
-                ops.one_shot_all_reduce_out(source[piece], "sum", name, target[piece])
-            else:
-                ops.one_shot_all_reduce_copy_out(staging[piece], source[piece], "sum", name, target[piece])
-        if target.data_ptr() != out.data_ptr():
-            out.copy_(target[: tensor.numel()].view(tensor.shape))
+        if not is_aligned(tensor):
+            self._run_into(out, ops.one_shot_all_reduce_out, (self._staged(tensor),), ONE_SHOT)
+        elif communicator.is_symmetric(tensor) and out.data_ptr() != tensor.data_ptr():
+            self._run_into(out, ops.one_shot_all_reduce_out, (tensor.view(-1),), ONE_SHOT)
+        else:
+            inputs = communicator.staging(tensor), tensor.view(-1)
+            self._run_into(out, ops.one_shot_all_reduce_copy_out, inputs, ONE_SHOT)
 
 
 class TwoShot(SymmMemBackend):
     """Every rank sums its part, then all read the others' parts: 2 (world_size - 1) / world_size * bytes a rank."""
 
     def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        communicator, ops = self._communicator, torch.ops.symm_mem
-        largest = TWO_SHOT.largest(communicator.gpu, communicator.world_size)
-        symmetric = out.data_ptr() == tensor.data_ptr() and communicator.is_symmetric(tensor)
-        if symmetric or communicator.world_size not in TWO_SHOT_WORLD_SIZES:
-            self._in_place(ops.two_shot_all_reduce_, tensor, out, largest)
-            return
-        staging = communicator.staging(tensor)
-        staging[: tensor.numel()].view(tensor.shape).copy_(tensor)
-        target = out.view(-1) if is_aligned(out) else torch.empty_like(staging)
-        for begin, end in chunks(staging.nbytes, largest):
-            piece = slice(begin // staging.element_size(), end // staging.element_size())
-            ops.two_shot_all_reduce_out(staging[piece], "sum", communicator.group.group_name, target[piece])
-        if target.data_ptr() != out.data_ptr():
-            out.copy_(target[: tensor.numel()].view(tensor.shape))
+        ops = torch.ops.symm_mem
+        if self._lies_in_place(tensor, out) or self._communicator.world_size not in TWO_SHOT_WORLD_SIZES:
+            self._run_in_place(ops.two_shot_all_reduce_, tensor, out, TWO_SHOT)
+        else:
+            self._run_into(out, ops.two_shot_all_reduce_out, (self._staged(tensor),), TWO_SHOT)
 
 
 class Multimem(SymmMemBackend):
     """The NVSwitch sums and multicasts: (1 + 1 / world_size) * bytes a rank."""
 
     def _sum(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        self._in_place(torch.ops.symm_mem.multimem_all_reduce_, tensor, out)
+        self._run_in_place(torch.ops.symm_mem.multimem_all_reduce_, tensor, out)

@@ -6,6 +6,7 @@ same bits on every rank, wherever in a message an element stands; fp16 is served
 `triton_kernels`, with the argument why so few meetings are enough; here is everything around them.
 """
 
+import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from symmlib.communicators import base
-from symmlib.communicators.gpu import Gpu, OneStream, describe
+from symmlib.communicators.gpu import Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
 from symmlib.errors import SymmlibError
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -61,7 +62,8 @@ class TritonCommunicator:
 
     Args:
         group: a process group that carries CPU objects (gloo).
-        device: this rank's GPU. On a CPU device everything is unavailable, with the reason.
+        device: this rank's GPU, the current device wherever it is used (Triton launches there). On a CPU device
+            everything is unavailable, with the reason.
         algorithms: how the kernels are launched.
 
     Kernels are compiled for all `DTYPES` and tried once with small whole numbers when this is constructed, so that no
@@ -76,7 +78,7 @@ class TritonCommunicator:
         *,
         algorithms: tuple[Algorithm, ...] = (ONE_SHOT, TWO_SHOT),
     ):
-        self.group, self.device = group, torch.device(device)
+        self.group, self.device = group, base.numbered(device)
         self.rank, self.world_size = group.rank(), group.size()
         self.algorithms = algorithms
         self._memory = self._handle = None
@@ -84,25 +86,22 @@ class TritonCommunicator:
         if self.support:
             self.gpu = describe(group, self.device)
             self.support = base.agree(group, why_not(self.gpu, self.world_size))
-        for prepare in (self._allocate, self._compile, self._try):
+        # Agreed on step by step: no rank goes where it would wait for one that failed before.
+        for prepare in (self._allocate, self._rendezvous, self._compile, self._try):
             if self.support:
                 self.support = base.agree(group, _attempt(prepare))
         self.backends = {one.name: TritonBackend(one, self) for one in algorithms}
 
     def check(self, algorithm: Algorithm, tensor: torch.Tensor) -> base.Support:
         """Whether the kernels take `tensor`."""
-        if tensor.device != self.device:
-            return base.no(f"the tensor is on {tensor.device}, this communicator on {self.device}")
         if tensor.dtype not in DTYPES:
             return base.no(f"dtype {tensor.dtype} is none of bfloat16, float16, float32")
-        if not tensor.numel():
-            return base.no("the tensor is empty")
-        if tensor.nbytes > algorithm.max_bytes:
-            return base.no(f"{tensor.nbytes} bytes are more than {algorithm.name} takes, {algorithm.max_bytes}")
-        return base.YES
+        return tensor_support(tensor, self.device, algorithm.max_bytes)
 
     def launch(self, algorithm: Algorithm, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        """Sum `tensor` into `out` (contiguous, same shape and dtype; it may be `tensor`)."""
+        """Sum `tensor` into `out` (both contiguous, of the same shape and dtype; they may be one)."""
+        if self._memory is None:
+            raise SymmlibError(f"{algorithm.name} is out of use: it was closed")
         self._stream.enter()
         numel = tensor.numel()
         blocks, share = algorithm.shape(numel, tensor.element_size(), self.world_size, self.gpu)
@@ -118,13 +117,10 @@ class TritonCommunicator:
         self._memory = self._handle = None
 
     def _machine_support(self) -> base.Support:
-        if self.device.type != "cuda" or not torch.cuda.is_available():
-            return base.no("symmetric memory needs CUDA GPUs, and this run is on the CPU; host/* is its stand-in here")
-        try:
-            import triton  # noqa: F401 - is it there?
-        except ImportError:
+        support = cuda_support(self.device)
+        if support and importlib.util.find_spec("triton") is None:
             return base.no("Triton is not installed; it comes with torch for CUDA")
-        return base.YES
+        return support
 
     def _allocate(self) -> None:
         """The symmetric allocation: the flags of each algorithm, then its two staging halves."""
@@ -137,12 +133,16 @@ class TritonCommunicator:
             at = math.ceil(at / 4096) * 4096
         self._memory = _symmetric_memory.empty(at, dtype=torch.uint8, device=self.device).zero_()
         torch.cuda.synchronize(self.device)  # the flags are zero before any rank can reach them
+
+    def _rendezvous(self) -> None:
+        from torch.distributed import _symmetric_memory
+
         self._handle = _symmetric_memory.rendezvous(self._memory, self.group.group_name)
         self._peers = torch.tensor(self._handle.buffer_ptrs, dtype=torch.int64, device=self.device)
         self._epochs = {
             one.name: torch.zeros(MAX_BLOCKS, dtype=torch.int32, device=self.device) for one in self.algorithms
         }
-        self._stream = OneStream(self.device)
+        self._stream = one_stream(self.device)
 
     def _compile(self) -> None:
         from symmlib.communicators import triton_kernels as kernels
@@ -167,24 +167,24 @@ class TritonCommunicator:
                     self._kernels[one.name, dtype, aligned] = kernel, given
 
     def _try(self) -> None:
-        """Every kernel once, which also loads it; raises where a sum is wrong."""
-        expected = sum(range(1, self.world_size + 1))
+        """Every kernel once, which also loads it; raises where a sum is wrong, when no peer waits any more."""
+        expected, wrong = sum(range(1, self.world_size + 1)), {}
         for name, dtype, aligned in self._kernels:
             one = next(one for one in self.algorithms if one.name == name)
             ones = torch.ones(64 * UNIT + 1, dtype=dtype, device=self.device)[0 if aligned else 1 :][: 64 * UNIT]
             out = torch.full_like(ones, torch.nan)
             self.launch(one, ones * (self.rank + 1) if aligned else ones.mul_(self.rank + 1), out)
-            if wrong := int((out != expected).sum()):
-                raise SymmlibError(f"{name} sums {wrong} of {out.numel()} elements of {dtype} wrong")
+            wrong[name, dtype, aligned] = int((out != expected).sum())
+        for (name, dtype, _), count in wrong.items():
+            if count:
+                raise SymmlibError(f"{name} sums {count} of {64 * UNIT} elements of {dtype} wrong")
 
 
 def why_not(gpu: Gpu, world_size: int) -> base.Support:
     """Whether the kernels can run on such GPUs."""
-    if gpu.capability[0] < 9:
-        return base.no(f"{gpu.name} is older than Hopper (sm_90)")
-    if not 2 <= world_size <= WIDTH:
-        return base.no(f"world size {world_size} is not 2 to {WIDTH}")
-    return base.YES
+    if world_size > WIDTH:
+        return base.no(f"{world_size} ranks are more than {WIDTH}")
+    return peer_support(gpu, world_size)
 
 
 def constants(
@@ -236,8 +236,7 @@ class TritonBackend:
             raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
         if out is None:
             out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        elif out.shape != tensor.shape or out.dtype != tensor.dtype or out.device != tensor.device:
-            raise SymmlibError(f"{self.name} needs out as a {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}")
+        base.require_like(self.name, tensor, out)
         dense = out if out.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         self._communicator.launch(self._algorithm, tensor.contiguous(), dense)
         return out if dense is out else out.copy_(dense)

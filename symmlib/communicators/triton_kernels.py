@@ -7,7 +7,11 @@ the blocks of its own number on the other ranks, and owns a fixed region in each
 What orders what: `epochs` counts, on the device and per block, how often its ranks have met, so that a replayed CUDA
 graph goes on where the last replay ended. A block stages its input in the half that its last call did not use. Before
 it uses that half again, one more call has met the same blocks of all peers, each of which came there from a later
-kernel than the one that read the half: so no second meeting is needed to say that reading is over.
+kernel than the one that read the half: so no second meeting is needed to say that reading is over. Epochs may wrap:
+they are compared by the sign of their difference, and the halves take turns across 2^32.
+
+What it rests on, and nobody checks: ranks make the same calls, of the same length and dtype, in the same order, and a
+rank's kernels run one after the other (`gpu.OneStream`; no programmatic dependent launch).
 """
 
 import triton

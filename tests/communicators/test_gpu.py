@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from symmlib.communicators import symm_mem, triton
-from symmlib.communicators.gpu import SPARE, Gpu
+from symmlib.communicators.gpu import SPARE, Gpu, common, one_stream, peer_support
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
 B200 = Gpu("NVIDIA B200", (10, 0), 148)
@@ -22,13 +22,30 @@ def test_a_shared_gpu_has_another_key_than_the_same_gpu_in_a_node():
     assert shared(H200, 2).key == "sm_90/one-gpu"
 
 
-@pytest.mark.parametrize("algorithm", [symm_mem, triton])
-def test_hopper_and_newer_with_peers_are_served_and_others_get_the_reason(algorithm):
-    assert algorithm.why_not(H200, 8) and algorithm.why_not(B200, 2)
-    assert "older than Hopper" in algorithm.why_not(A100, 8).reason
-    assert algorithm.why_not(H200, 1).reason
+def test_ranks_count_on_what_all_their_gpus_have():
+    h200, h100_pcie, b200 = ("a", (9, 0), 132), ("b", (9, 0), 114), ("c", (10, 0), 148)
+    assert common("NVIDIA H200", [h200, h100_pcie], "") == Gpu("NVIDIA H200", (9, 0), 114)
+    assert common("NVIDIA B200", [b200, h200], "none").key == "sm_90"
+    assert common("NVIDIA H200", [h200, h200, h100_pcie, h200], "").ranks == 3
+
+
+def test_all_communicators_of_a_gpu_keep_one_order():
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert one_stream(torch.device("cuda:0")) is one_stream(first)
+    assert one_stream(first) is not one_stream(second)
+
+
+@pytest.mark.parametrize("why_not", [peer_support, triton.why_not])
+def test_hopper_and_newer_with_peers_are_served_and_others_get_the_reason(why_not):
+    assert why_not(H200, 8) and why_not(B200, 2)
+    assert "older than Hopper" in why_not(A100, 8).reason
+    assert why_not(H200, 1).reason
     without = Gpu("NVIDIA H200", (9, 0), 132, no_multicast="no NVSwitch")
-    assert algorithm.why_not(without, 8), "multicast is multimem's concern alone"
+    assert why_not(without, 8), "multicast is multimem's concern alone"
+
+
+def test_flags_are_kept_for_eight_ranks():
+    assert "9 ranks" in triton.why_not(H200, 9).reason
 
 
 def test_a_rank_alone_on_its_gpu_may_fill_it():
@@ -48,11 +65,14 @@ def test_ranks_that_share_a_gpu_fit_on_it_together_and_leave_room_for_the_one_th
         assert (ranks - 1) * blocks <= gpu.multiprocessors - SPARE
 
 
-def test_torchs_two_shot_is_cut_where_its_grids_would_not_fit_and_nowhere_else():
+def test_torchs_kernels_are_cut_where_their_grids_would_not_fit_and_nowhere_else():
     assert symm_mem.TWO_SHOT.largest(H200, 8) is None
     assert symm_mem.TWO_SHOT.largest(shared(H200, 4), 4) is None
     # 132 multiprocessors hold 16 blocks of each of 8 ranks: 16 * 1024 threads * 16 bytes * 8 parts.
     assert symm_mem.TWO_SHOT.largest(shared(H200, 8), 8) == 2 << 20
+    # Of one-shot's, two of which fit on each, 17, so that 7 ranks that wait leave 8 of 132 free: 17 * 512 * 16 bytes.
+    assert symm_mem.ONE_SHOT.largest(shared(H200, 8), 8) == 136 << 10
+    assert symm_mem.ONE_SHOT.largest(shared(H200, 4), 4) is None
     assert symm_mem.chunks(5 << 20, 2 << 20) == [(0, 2 << 20), (2 << 20, 4 << 20), (4 << 20, 5 << 20)]
     assert symm_mem.chunks(100, None) == [(0, 100)]
 
@@ -77,32 +97,49 @@ def test_every_message_is_covered_by_shares_that_fit_their_regions(algorithm, gp
 @pytest.mark.parametrize("world_size", [2, 8])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_kernels_compile_for_hopper_and_blackwell_and_move_whole_vectors(capability, world_size, dtype):
-    kernels = pytest.importorskip("symmlib.communicators.triton_kernels")
-    element = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    gpu = Gpu("", (capability // 10, capability % 10), 132)
-    for algorithm, function in ((triton.ONE_SHOT, kernels.ONE_SHOT), (triton.TWO_SHOT, kernels.TWO_SHOT)):
-        constants = triton.constants(algorithm, element, gpu, world_size, flags=0, staging=4096, aligned=True)
-        ptx = compiled(function, dtype, constants, capability)
+    for algorithm, function in kernels("ONE_SHOT", "TWO_SHOT"):
+        ptx = compiled(algorithm, function, dtype, capability, world_size, aligned=True).asm["ptx"]
         assert "ld.global.v4" in ptx and "st.global.v4" in ptx
         assert "st.global.b16" not in ptx and "ld.global.b16" not in ptx, "elements one at a time"
         meetings = 1 if algorithm is triton.ONE_SHOT else 2
         assert ptx.count("st.release.sys") == ptx.count("ld.acquire.sys") == meetings
 
 
-def compiled(function, dtype: str, constants: dict, capability: int) -> str:
-    """The PTX of one of our kernels for an aligned message, made without a GPU."""
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_as_many_blocks_fit_on_a_multiprocessor_as_was_counted_on_before_they_were_compiled(dtype, aligned):
+    names = ("ONE_SHOT", "TWO_SHOT") if aligned else ("ONE_SHOT_UNALIGNED", "TWO_SHOT_UNALIGNED")
+    for algorithm, function in kernels(*names):
+        kernel = compiled(algorithm, function, dtype, 90, 8, aligned=aligned)
+        threads, alone = algorithm.warps * 32, Gpu("", (9, 0), 1)
+        assert kernel.metadata.num_warps == algorithm.warps and f".maxnreg {triton.REGISTERS}" in kernel.asm["ptx"]
+        counted_on = alone.resident_blocks(threads, triton.REGISTERS)
+        assert alone.resident_blocks(threads, triton.REGISTERS, kernel.metadata.shared) == counted_on
+
+
+def kernels(*names: str) -> list:
+    """One-shot's and two-shot's launch, with those of our kernels that have these names."""
+    module = pytest.importorskip("symmlib.communicators.triton_kernels")
+    return list(zip((triton.ONE_SHOT, triton.TWO_SHOT), (getattr(module, name) for name in names), strict=True))
+
+
+def compiled(algorithm, function, dtype: str, capability: int, world_size: int, *, aligned: bool):
+    """One of our kernels as Triton compiles it, without a GPU."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
+    element = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    gpu = Gpu("", (capability // 10, capability % 10), 132)
+    constants = triton.constants(algorithm, element, gpu, world_size, flags=0, staging=4096, aligned=aligned)
     options = {name: constants.pop(name) for name in ("num_warps", "maxnreg")}
     place = {name: (number,) for number, name in enumerate(function.arg_names)}
     signature = {name: "i32" for name in place} | {"source": f"*{dtype}", "target": f"*{dtype}"}
     signature |= {"peers": "*i64", "epochs": "*i32"} | dict.fromkeys(constants, "constexpr")
-    aligned = [name for name in ("source", "target", "numel", "share", "part", "peers", "epochs") if name in place]
+    divisible = ["share", "part", "peers", "epochs", *(["source", "target", "numel"] if aligned else [])]
     source = ASTSource(
         fn=function,
         signature={name: signature[name] for name in place},
         constexprs={place[name]: value for name, value in constants.items()},
-        attrs={place[name]: [["tt.divisibility", 16]] for name in aligned},
+        attrs={place[name]: [["tt.divisibility", 16]] for name in divisible if name in place},
     )
-    return compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
+    return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
