@@ -29,8 +29,7 @@ def show(
 
     `from_bytes` and `to_bytes` are inclusive (`to_bytes` empty: no upper bound); `sizes` says the same in words; `why`
     is the interval of the crossover, where measured, and the table's source; `crossover_low` and `crossover_high` are
-    that interval in bytes. Raises `UsageError` where nothing
-    matches, with what there is.
+    that interval in bytes. Raises `UsageError` where nothing matches, with what there is.
     """
     wanted = {"device": device, "world_size": world_size, "dtype": dtype, "mode": mode}
     wanted = {key: value for key, value in wanted.items() if value is not None}
