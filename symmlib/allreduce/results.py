@@ -48,13 +48,13 @@ def read_results(paths: list[Path]) -> Results:
 def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> pd.DataFrame:
     """The table in `path`; raises `UsageError` with its name where `keys` or `numbers` are not what we write there.
 
-    No key may be empty; of `numbers` each may.
+    No key may be empty, nor any of `others`; of `numbers` each may.
     """
     whole = {"world_size", "bytes", "launch"}
     try:
         if not path.is_file() and path.with_name(f"{path.name}.gz").is_file():  # as published runs keep theirs
             path = path.with_name(f"{path.name}.gz")
-        table = pd.read_csv(path, dtype=dict.fromkeys(["backend", "dtype", "mode", "status"], str))
+        table = pd.read_csv(path, dtype=dict.fromkeys(["backend", "dtype", "mode", "status", "device"], str))
         if absent := [name for name in [*keys, *numbers, *others] if name not in table.columns]:
             raise ValueError(f"it has no column {', '.join(absent)}")
         for name in [key for key in [*keys, *numbers] if key in {*whole, *numbers, "time_us"}]:
@@ -62,9 +62,15 @@ def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tu
             least = 1 if name in whole else 0
             if not table[name].dropna().between(least, 2**53).all():  # what a float still counts exactly
                 raise ValueError(f"not every {name} is a number of at least {least}")
-        for name in keys:
+            if name in whole and (table[name].dropna() % 1).any():
+                raise ValueError(f"not every {name} is a whole number")
+        for name in [*keys, *others]:
             if table[name].isna().any():
                 raise ValueError(f"not every row has a {name}")
+        if "time_us" in keys and not table["time_us"].gt(0).all():
+            raise ValueError("not every time_us is above 0")
+        if "multicast" in others and not table["multicast"].isin([True, False]).all():
+            raise ValueError("not every multicast is True or False")
     except FileNotFoundError:
         raise UsageError(f"{path.parent.parent} has no measurements: there is no {path}.") from None
     except (ValueError, TypeError, OSError) as error:  # pandas' own parsing errors are ValueErrors

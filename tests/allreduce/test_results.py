@@ -66,6 +66,24 @@ def test_what_holds_no_results_is_refused_by_name(tmp_path):
         read_results([tmp_path])
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("allreduce.csv", {"time_us": 0}, "not every time_us is above 0"),
+        ("allreduce.csv", {"world_size": 2.5}, "not every world_size is a whole number"),
+        ("allreduce_summary.csv", {"world_size": 2.5}, "not every world_size is a whole number"),
+        ("allreduce_summary.csv", {"device": None}, "not every row has a device"),
+        ("allreduce_summary.csv", {"multicast": "maybe"}, "not every multicast is True or False"),
+    ],
+)
+def test_a_value_that_no_route_can_be_derived_from_is_refused_by_name(tmp_path, name, change, message):
+    write_results(tmp_path, 1.0)
+    path = tmp_path / "results" / name
+    write_csv(path, pd.read_csv(path).assign(**change))
+    with pytest.raises(UsageError, match=f"results/{name} is not what `symmlib allreduce` writes: {message}"):
+        read_results([tmp_path])
+
+
 @pytest.mark.parametrize("name", ["allreduce_summary.csv", "allreduce.csv"])
 @pytest.mark.parametrize("damage", ["empty", "ragged", "no columns", "no key", "negative time"])
 def test_a_damaged_file_is_refused_by_name(tmp_path, name, damage):
