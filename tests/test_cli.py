@@ -90,7 +90,7 @@ def test_ranks_that_are_no_number_are_quoted(refused, tmp_path):
 
 def test_ranks_cannot_share_a_gpu_with_backends_that_need_none(refused, tmp_path):
     message = refused("allreduce", "--one-gpu", "--backends", "gloo,triton/one_shot", "--out", tmp_path / "out")
-    assert "one_gpu puts all ranks on a GPU, and gloo sums in the host's memory" in message
+    assert "one_gpu puts all ranks on a GPU, but the host's memory is where gloo works" in message
 
 
 def test_a_tp_beyond_the_cores_is_refused_before_a_server_starts(refused, tmp_path):

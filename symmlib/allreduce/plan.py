@@ -72,7 +72,10 @@ class AllReducePlan:
             raise UsageError(f"one_gpu {self.one_gpu!r} is neither true nor false.")
         if self.one_gpu and self.device == "cpu":
             on_cpu = ", ".join(filter(runs_on_cpu, self.backends)) or "device 'cpu'"
-            raise UsageError(f"one_gpu puts all ranks on a GPU, and {on_cpu} sums in the host's memory. Leave one out.")
+            raise UsageError(
+                f"one_gpu puts all ranks on a GPU, but the host's memory is where {on_cpu} works. Leave one_gpu out, "
+                "or name GPU backends only, such as symm_mem/one_shot,triton/one_shot."
+            )
         if isinstance(self.world_size, list | tuple):
             object.__setattr__(self, "world_size", tuple(self.world_size))
         for world_size in self.world_sizes:
