@@ -54,8 +54,10 @@ def mps(directory: Path) -> Iterator[dict[str, str]]:
         # Not in `directory`: the path of a socket ends after 107 bytes (unix(7)).
         pipes = stack.enter_context(tempfile.TemporaryDirectory(prefix="symmlib-mps-", dir="/tmp"))
         environment = {"CUDA_MPS_PIPE_DIRECTORY": pipes, "CUDA_MPS_LOG_DIRECTORY": str(directory)}
-        # In the foreground it stays our descendant, as does the server that it starts for the first client.
-        command, settings = [CONTROL, "-f"], environment | _all_gpus()
+        # In the foreground it stays our descendant, as does the server that it starts for the first client. The shell
+        # outlives it to remove its pipes, for where this process is killed.
+        command = ["sh", "-c", 'trap : TERM; "$0" -f; status=$?; rm -rf "$1"; exit $status', CONTROL, pipes]
+        settings = environment | _all_gpus()
         control = stack.enter_context(ProcessGroup(command, log=directory / "mps.log", env=settings))
         _wait_for_answer(control, environment)
         try:

@@ -73,10 +73,13 @@ def test_it_ends_with_the_process_that_asked_for_it(tmp_path, number):
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asking:
         assert asking.stdout.readline() == "up\n"
-        family = [psutil.Process(pid) for pid in started(tmp_path)["pids"]]
+        family = psutil.Process(asking.pid).children(recursive=True)
+        told = started(tmp_path)
+        assert {*told["pids"]} <= {process.pid for process in family}
         asking.send_signal(number)
     assert asking.returncode != 0
     assert not psutil.wait_procs(family, timeout=30)[1]
+    assert not Path(told["CUDA_MPS_PIPE_DIRECTORY"]).exists()
 
 
 def test_numbers_of_gpus_mean_the_same_to_its_clients_and_uuids_are_kept(tmp_path, monkeypatch):
