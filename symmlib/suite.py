@@ -37,6 +37,11 @@ def validate(profile: Profile) -> None:
     for name in filter(None, [*routing.get("candidates", []), routing.get("incumbent")]):
         if name not in BACKENDS:
             raise UsageError(f"profile {profile.name}: 03_routing: {unknown('backend', name, BACKENDS)}")
+    if (launches := routing.get("held_out_launches", 1)) < 1:
+        raise UsageError(
+            f"profile {profile.name}: 03_routing: held_out_launches {launches} is not at least 1: a table that nothing "
+            "checked is not reported. To derive one only, leave 03_routing out and use `symmlib routes derive`."
+        )
 
 
 def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Run | None = None) -> Run:

@@ -142,6 +142,7 @@ def test_an_odd_document_is_refused_with_its_file(tmp_path, text, message):
     [
         ({"03_routing": {"candidates": ["glo"]}}, "03_routing: unknown backend 'glo'. Did you mean 'gloo'"),
         ({"03_routing": {"incumbent": "host/on_shot"}}, "03_routing: unknown backend 'host/on_shot'"),
+        ({"03_routing": {"held_out_launches": 0}}, "03_routing: held_out_launches 0 is not at least 1"),
         ({"04_serving": {"model": "~nouser/x"}}, "04_serving: cannot look for the model '~nouser/x'"),
         ({"04_serving": {"model": ""}}, "04_serving: there is no model ''"),
     ],
