@@ -77,6 +77,20 @@ def require_like(name: str, tensor: torch.Tensor, out: torch.Tensor) -> None:
         raise SymmlibError(f"{name} needs out as the input, {wanted}, and it is {given}")
 
 
+def place_for(backend: AllReduceBackend, tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """Where `backend` writes the sum of `tensor`: `out`, or a new contiguous tensor.
+
+    Raises `SymmlibError` for a tensor that the backend does not serve, and for an `out` that is not as the tensor.
+    """
+    support = backend.supports(tensor)
+    if not support:
+        raise SymmlibError(f"{backend.name} cannot serve this tensor: {support.reason}")
+    if out is None:
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    require_like(backend.name, tensor, out)
+    return out
+
+
 class Unavailable:
     """Stands in for a backend that cannot run here, so that asking for it yields the reason and not an exception."""
 

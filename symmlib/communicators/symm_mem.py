@@ -155,7 +155,7 @@ def _attempt(prepare) -> base.Support:
     try:
         prepare()
     except RuntimeError as error:
-        return base.no(f"the ranks' GPUs cannot map each other's memory: {error}")
+        return base.no(f"the ranks' GPUs cannot share memory: {error}")
     return base.YES
 
 
@@ -187,12 +187,7 @@ class SymmMemBackend:
         return self._communicator.check(tensor) if self.support else self.support
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        support = self.supports(tensor)
-        if not support:
-            raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
-        if out is None:
-            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        base.require_like(self.name, tensor, out)
+        out = base.place_for(self, tensor, out)
         self._communicator.enter()
         self._sum(tensor, out)
         return out

@@ -231,12 +231,7 @@ class TritonBackend:
         return self._communicator.check(self._algorithm, tensor) if self.support else self.support
 
     def all_reduce(self, tensor: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        support = self.supports(tensor)
-        if not support:
-            raise SymmlibError(f"{self.name} cannot serve this tensor: {support.reason}")
-        if out is None:
-            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        base.require_like(self.name, tensor, out)
+        out = base.place_for(self, tensor, out)
         dense = out if out.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         self._communicator.launch(self._algorithm, tensor.contiguous(), dense)
         return out if dense is out else out.copy_(dense)
