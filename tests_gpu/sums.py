@@ -17,6 +17,7 @@ import torch.distributed as dist
 from symmlib.allreduce.correctness import make_sums
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.communicators.host import HostCommunicator
+from symmlib.communicators.symm_mem import SymmMemCommunicator
 
 BACKENDS = ("symm_mem/one_shot", "symm_mem/two_shot", "triton/one_shot", "triton/two_shot", "vllm/symm_mem")
 SIZES = (16, 258, 4 << 10, 48 << 10, 256 << 10, 1 << 20, 3 << 20, 8 << 20, 64 << 20)  # bytes; 258: no whole vectors
@@ -42,6 +43,7 @@ def main(out: str) -> None:
                     control.barrier()
                     row = {"backend": name, "bytes": size, "dtype": str(dtype).removeprefix("torch."), "layout": layout}
                     rows.append(row | one(backend, sums, layout))
+    rows += [in_symmetric_memory(size, control) for size in (4 << 10, 1 << 20, 8 << 20)]
     if dist.get_rank() == 0:
         with open(out, "w") as file:
             json.dump(rows, file)
@@ -86,6 +88,24 @@ def one(backend, sums, layout: str) -> dict:
         "max_abs_error": max(everyone(error, all_of=True)),
         "bitwise_equal_across_ranks": len(set(everyone(digest, all_of=True))) == 1,
     }
+
+
+def in_symmetric_memory(size: int, control) -> dict:
+    """What `SymmMemCommunicator.empty` gives, summed where it lies and refilled at once; a collective."""
+    communicator = SymmMemCommunicator(dist.group.WORLD, torch.device("cuda", 0))
+    sums = make_sums(size // 2, torch.bfloat16, rank=dist.get_rank(), world_size=dist.get_world_size(), seed=7,
+                     device="cuda")  # fmt: skip
+    message, wrong = communicator.empty((size // 2,), torch.bfloat16), torch.zeros((), dtype=torch.int64, device="cuda")
+    control.barrier()
+    for name in ("symm_mem/one_shot", "symm_mem/two_shot"):
+        out = message if name == "symm_mem/two_shot" else torch.empty_like(sums.integers)
+        for shift in range(CALLS):
+            message.copy_(sums.integers.roll(shift))  # peers may not be reading the last one any more
+            communicator.backends[name].all_reduce(message, out=out)
+            wrong += (out != sums.integer_sum.roll(shift)).sum()
+    found = {"backend": "empty", "bytes": size, "zero_copy_wrong": sum(everyone(int(wrong), all_of=True))}
+    communicator.close()
+    return found
 
 
 def laid_out(like: torch.Tensor, layout: str):

@@ -50,3 +50,9 @@ def test_only_what_a_backend_says_it_does_not_take_is_refused(rows, world_size):
             assert refused.refused.str.contains("vLLM's communicator|would not all fit").all()
         other = table[(table.backend == backend) & ~table.dtype.isin(dtypes)]
         assert other.refused.notna().all()
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_what_lies_in_symmetric_memory_is_summed_there(rows, world_size):
+    found = rows(world_size).query("backend == 'empty'")
+    assert len(found) == 3 and (found.zero_copy_wrong == 0).all(), found.to_string()
