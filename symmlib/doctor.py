@@ -96,8 +96,10 @@ def table(checks: list[Check]) -> str:
 
 
 def save(checks: list[Check], path: Path) -> Path:
-    """Write `checks` as CSV, a finding a row."""
-    return write_csv(path, pd.DataFrame(checks))
+    """Write `checks` as CSV, a finding a row; `reason` and `help` where it is not ok."""
+    table = pd.DataFrame(checks)
+    table.loc[table["ok"], ["reason", "help"]] = ""
+    return write_csv(path, table)
 
 
 def describe(manifest: dict) -> pd.DataFrame:
