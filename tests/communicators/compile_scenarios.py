@@ -130,7 +130,7 @@ def operator_refusals(rank, world_size):
     """What the operator says to a gradient, to a name that no router has, and to a router that nobody holds."""
     router = router_of(world_size)
     tensor, learnt = torch.ones(8), torch.ones(8, requires_grad=True)
-    compiled = torch.compile(router.all_reduce, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda input: router.all_reduce(input), backend="aot_eager", fullgraph=True)
     attempts = {
         "gradient": lambda: torch.ops.symmlib.all_reduce(learnt, router.op_name),
         "gradient, compiled": lambda: compiled(learnt * 2),
