@@ -30,7 +30,7 @@ def one_gpu():
 def ranks(one_gpu, tmp_path_factory):
     """`ranks(script, world_size, timeout_s=...)`: what `script` of this directory wrote as JSON."""
 
-    def run(script: str, world_size: int, *, timeout_s: float = 240):
+    def run(script: str, world_size: int, *, timeout_s: float = 300):
         directory = tmp_path_factory.mktemp(f"{Path(script).stem}-{world_size}")
         out = directory / "out.json"
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
