@@ -46,3 +46,9 @@ def test_our_kernels_on_a_shared_h200_are_as_much_faster_than_vllms_way_as_the_r
     assert (ratio.ci_low > 1.4).all()
     assert (ratio[ratio.bytes == 16 << 10].ci_low > 1.7).all()
     assert (ratio[ratio.bytes == 128 << 10].ci_low > 2.2).all()
+
+
+def test_our_kernels_on_two_linked_h200_are_as_much_faster_than_vllms_way_as_the_readme_says():
+    ratio = against(read_results([PROJECT / "reports" / "published" / "2026-11-24-h200-x2-nvlink"]).timed)
+    assert (ratio.launches == 5).all() and (ratio.ci_low > 1.15).all()
+    assert (ratio[ratio.bytes <= 1 << 20].ci_low > 1.6).all()

@@ -40,6 +40,10 @@ class Timings:
         log_us = medians.reindex(whole).to_numpy().reshape(len(launches), len(backends), len(sizes))
         return cls(tuple(backends), tuple(map(int, sizes)), log_us)
 
+    def timed(self, backend: str) -> np.ndarray:
+        """At which sizes `backend` was timed, in any launch."""
+        return ~np.isnan(self.log_us[:, self.backends.index(backend)]).all(axis=0)
+
     def means(self) -> np.ndarray:
         """Mean log times, (backends, sizes); NaN where a backend was not timed."""
         return _mean(self.log_us)

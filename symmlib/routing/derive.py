@@ -94,6 +94,8 @@ def _routes(timings: Timings, names: list[str], old: Table | None) -> tuple[Rout
 
 
 def _route(timings: Timings, place: int, before: str, after: str, old: Table | None, least, most) -> Route:
+    if not timings.timed(before)[place + 1]:
+        return Route(timings.sizes[place], before)  # it takes no more, or nobody knows whether it does
     middle = math.sqrt(timings.sizes[place] * timings.sizes[place + 1])
     found = crossovers.crossover_near(timings, before, after, middle)
     if found is None or not least < found.bytes < most:

@@ -56,12 +56,10 @@ def test_a_backend_may_own_two_ranges():
     assert names == ["gloo", "host/one_shot", "gloo"]
 
 
-def test_a_backend_that_was_not_timed_everywhere_serves_where_it_was():
+def test_a_backend_that_takes_no_more_serves_up_to_the_last_size_that_it_took():
     samples = timed({"gloo": [9, 9, 9, 9], "host/one_shot": [1, 1, 1, 1]})
     samples = samples[(samples["backend"] == "gloo") | (samples["bytes"] <= 4 * KIB)]
-    first, last = routes_of(samples)
-    assert (first.backend, last.backend) == ("host/one_shot", "gloo")
-    assert first.max_bytes == 8 * KIB and first.crossover_bytes is None  # nowhere were both seen level
+    assert routes_of(samples) == (Route(4 * KIB, "host/one_shot"), Route(None, "gloo"))
 
 
 def test_one_launch_gives_routes_without_intervals():
