@@ -109,6 +109,8 @@ def run(arguments) -> int:
         name = resume.path / "params.yaml" if resume else doctor.default_profile()
     profile = profiles.load(name)
     suite.validate(profile)
+    if resume is None and (resume := suite.unfinished(name, profile)):
+        progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
     finished = suite.run_profile(profile, reports_dir=arguments.reports_dir, resume=resume)
     page = suite.report(finished)
     manifest = finished.manifest
@@ -160,13 +162,21 @@ def allreduce(arguments) -> int:
 
 def serve(arguments) -> int:
     from symmlib import profiles
-    from symmlib.serving import ServingExperiment, run_experiment
+    from symmlib.serving import ServingExperiment, dry_run, run_experiment
 
     profile = profiles.load(arguments.profile)
     if "04_serving" not in profile.parameters:
         raise UsageError(f"the profile {profile.name} has no section 04_serving, which says what to serve.")
-    experiment = ServingExperiment(**profile.parameters["04_serving"])
-    with _output(arguments.out, "serve", {"04_serving": profile.parameters["04_serving"]}) as out:
+    parameters = profile.parameters["04_serving"]
+    experiment = ServingExperiment.of(parameters)
+    if arguments.aa:
+        experiment = experiment.a_a()
+        named = {"arms": [arm.as_dict() for arm in experiment.arms]}
+        parameters |= named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
+    if arguments.dry_run:
+        print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
+        return 0
+    with _output(arguments.out, "serve-aa" if arguments.aa else "serve", {"04_serving": parameters}) as out:
         comparison = run_experiment(experiment, out, arguments.routing_table)
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     print(f"\nResults: {_short(out / 'results')}")
@@ -296,6 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, serve, "serve with vLLM under every arm of a profile, and compare")
     command.add_argument("--profile", default="cpu", help="the profile whose 04_serving section to run (default cpu)")
     command.add_argument("--routing-table", type=_path, metavar="FILE", help="what the arm `router` obeys")
+    command.add_argument("--aa", action="store_true", help="serve the baseline as both arms: what two equal arms differ "
+                         "by is noise, and bounds what later experiments of this load call a change")  # fmt: skip
+    command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
     _out(command)
 
     routes = _command(commands, None, "routing tables", "routes").add_subparsers(metavar="COMMAND", required=True)

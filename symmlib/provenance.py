@@ -96,6 +96,25 @@ def gpus() -> list[dict]:
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
 
 
+def throttling() -> list[str]:
+    """Why GPUs run slower than they could at this moment, such as 'GPU 0: hw thermal slowdown'; empty where none does.
+
+    Of what heat and the power supply force on a GPU; a power limit that a full load reaches is normal.
+    """
+    causes = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
+    query = ",".join(["index", *(f"clocks_event_reasons.{cause}" for cause in causes)])
+    text = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    found = []
+    for line in (text or "").splitlines():
+        index, *states = (part.strip() for part in line.split(","))
+        found += [
+            f"GPU {index}: {cause.replace('_', ' ')}"
+            for cause, state in zip(causes, states, strict=False)
+            if state == "Active"
+        ]
+    return found
+
+
 def memory_bytes(found: list[dict]) -> list[int]:
     """The memory of those of the GPUs in `found` (as `gpus` lists them) that tell: some share the host's."""
     return [int(gpu["memory_mib"]) << 20 for gpu in found if gpu.get("memory_mib", "").isdigit()]

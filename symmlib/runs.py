@@ -150,6 +150,16 @@ class Run:
         finally:
             os.close(lock)
 
+    def was_killed(self) -> bool:
+        """Whether it did not come to its end, and nobody is executing it."""
+        if self.manifest.get("status") != "running":
+            return False
+        try:
+            with self.executing():
+                return True
+        except UsageError:
+            return False
+
     @contextlib.contextmanager
     def step(self, name: str, parameters: dict) -> Iterator[None]:
         """Record in the manifest that the step `name` started, and how it ended, with the files that it wrote.

@@ -68,6 +68,18 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
     return run
 
 
+def unfinished(name: str | Path, profile: Profile) -> Run | None:
+    """The run whose own params.yaml `name` is, if it was killed and nobody goes on with it; None for any other profile.
+
+    So `symmlib run RUN/params.yaml` ends what was begun, and repeats what has ended as a run of its own.
+    """
+    place = Path(name).parent
+    if Path(name).name != "params.yaml" or not (place / "manifest.json").is_file():
+        return None
+    run = Run.open(place)
+    return run if run.was_killed() and run.manifest.get("profile_hash") == profile.hash else None
+
+
 def report(run: Run) -> Path:
     """Write the run's report, and the index of all runs where it is one of `runs/`; returns the report's path."""
     from symmlib.report import make_index, make_report

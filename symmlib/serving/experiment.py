@@ -5,21 +5,18 @@ Its fields are the parameters of the notebook 04_serving.
 
 import dataclasses
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from symmlib.analysis.serving import MAX_BLOCKS, TIERS
-from symmlib.backends import BACKENDS
 from symmlib.errors import UsageError, unknown
-from symmlib.provenance import secret_in
+from symmlib.serving.arms import Arm, require_server_args
 
-VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
-ARMS = ("router", VLLM_DEFAULT, *BACKENDS)
 MAX_TP = 8  # ranks of one host
 MAX_QPS = 1e5
 MAX_SECONDS = 7 * 86_400
 MAX_TOKENS = 1 << 30
 MAX_SEED = (1 << 32) // 1000 - 1  # `block_seed` of it still fits numpy's 32 bits
-OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
 WARMUP_SEED = 7_919  # far from every block's seed, so that no measured prompt is met during warm-up
 
 
@@ -27,14 +24,17 @@ WARMUP_SEED = 7_919  # far from every block's seed, so that no measured prompt i
 class ServingExperiment:
     """Arms, loads and repetitions. Raises `UsageError` for anything it cannot mean.
 
-    `model`: 'tiny' (a small Llama with random weights, made on the spot), a directory with a config.json, or a hub id.
+    `model`: 'tiny', 'dummy-8b' or 'dummy-70b' (Llamas with random weights, made on the spot), a directory with a
+    config.json, or a hub id.
     `tp`: tensor-parallel sizes; `qps`: request rates, open loop, each for `duration_s` seconds. A (tp, qps) is a cell.
     `input_len` (of which the first `prefix_len` are shared by all requests), `output_len`: tokens per request.
+    `sonnet_path`: the file sonnet.txt of vLLM's repository, for a vLLM that still has that dataset; else, or without
+    it, prompts of the same lengths are made of random tokens.
     `blocks`: repetitions, in each of which every arm meets the same schedule; `tier` names how far they carry.
-    `arms`: all-reduces by name (`router`, `vllm-default` or a backend's); each other arm is compared with `baseline`,
-    and `treatment`, the arm in question, with all others.
-    `server_args`: further arguments of `vllm serve`. `port`: 0 chooses a free one. `ready_timeout_s`: the longest that
-    a server may take to start. `seed` fixes prompts, arrival times and the order of arms.
+    `arms`: all-reduces by name (`router`, `vllm-default` or a backend's), or mappings that say more: see `arms.Arm`.
+    Each other arm is compared with `baseline`, and `treatment`, the arm in question, with all others.
+    `server_args`: further arguments of `vllm serve`, for all arms. `port`: 0 chooses a free one. `ready_timeout_s`: the
+    longest that a server may take to start. `seed` fixes prompts, arrival times and the order of arms.
     """
 
     model: str = "tiny"
@@ -44,9 +44,10 @@ class ServingExperiment:
     input_len: int = 128
     output_len: int = 32
     prefix_len: int = 0
+    sonnet_path: str = ""
     blocks: int = 3
     tier: str = "quick"
-    arms: tuple[str, ...] = ("gloo", "vllm/shm", "router")
+    arms: tuple[Arm, ...] = ("gloo", "vllm/shm", "router")
     baseline: str = "gloo"
     treatment: str = "router"
     max_model_len: int = 2048
@@ -58,6 +59,7 @@ class ServingExperiment:
     def __post_init__(self):
         for name in ("tp", "qps", "arms", "server_args"):
             object.__setattr__(self, name, _tuple(name, getattr(self, name)))
+        object.__setattr__(self, "arms", tuple(Arm.of(arm) for arm in self.arms))
         least = {
             "input_len": 1,
             "output_len": 2,
@@ -93,13 +95,7 @@ class ServingExperiment:
         for argument in self.server_args:
             if not isinstance(argument, str):
                 raise UsageError(f"server_args holds {argument!r}, which is no text: quote it.")
-            if argument.split("=")[0] in OURS:
-                raise UsageError(f"server_args must not set {argument.split('=')[0]}: the experiment does.")
-        if secret := secret_in(self.server_args):
-            raise UsageError(
-                f"server_args must not set {secret}: they are kept in the run's files. Set an environment variable "
-                "instead (HF_TOKEN); an API key is not needed, the server answers this machine alone."
-            )
+        require_server_args(self.server_args)
         needed = self.input_len + self.output_len
         if self.prefix_len >= self.input_len:
             raise UsageError(f"prefix_len {self.prefix_len} must be less than input_len {self.input_len}, its whole.")
@@ -110,14 +106,39 @@ class ServingExperiment:
             )
 
     def _check_arms(self) -> None:
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise unknown("arm", arm, ARMS)
+        names, places = self.arm_names, [place_of(arm.name) for arm in self.arms]
+        for name, place in zip(names, places, strict=True):
+            if names.count(name) > 1:
+                raise UsageError(f"arms names {name!r} twice.")
+            if places.count(place) > 1:
+                raise UsageError(f"the arm {name!r} would share its directory {place!r} with another: rename one.")
         for name in ("baseline", "treatment"):
-            if getattr(self, name) not in self.arms:
-                raise UsageError(f"{name} {getattr(self, name)!r} is not among the arms {', '.join(self.arms)}.")
+            if getattr(self, name) not in names:
+                raise UsageError(f"{name} {getattr(self, name)!r} is not among the arms {', '.join(names)}.")
         if self.baseline == self.treatment:
             raise UsageError(f"baseline and treatment are both {self.baseline!r}: compare two different arms.")
+
+    @classmethod
+    def of(cls, parameters: Mapping) -> "ServingExperiment":
+        """From a mapping that holds its fields among others, such as a notebook's `globals()`."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in parameters.items() if name in fields})
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        """What tables and figures call the arms."""
+        return tuple(arm.name for arm in self.arms)
+
+    @property
+    def is_a_a(self) -> bool:
+        """Whether its arms differ in nothing but their names."""
+        return len({dataclasses.replace(arm, name="") for arm in self.arms}) == 1
+
+    def a_a(self) -> "ServingExperiment":
+        """The same with its baseline twice: what two equal arms show is noise, and bounds what counts as a change."""
+        arm = next(arm for arm in self.arms if arm.name == self.baseline)
+        again = dataclasses.replace(arm, name=f"{arm.name} again")
+        return dataclasses.replace(self, arms=(arm, again), baseline=arm.name, treatment=again.name)
 
     def requests(self, qps: float) -> int:
         """How many requests are sent at the rate `qps` in one block."""
@@ -125,7 +146,7 @@ class ServingExperiment:
 
     def pairs(self) -> list[tuple[str, str]]:
         """(baseline, treatment) of every comparison: `baseline` with each arm, then the rest with `treatment`."""
-        others = [arm for arm in self.arms if arm != self.baseline]
+        others = [name for name in self.arm_names if name != self.baseline]
         return [(self.baseline, arm) for arm in others] + [
             (arm, self.treatment) for arm in others if arm != self.treatment
         ]
@@ -134,23 +155,28 @@ class ServingExperiment:
         """The seed of prompts and arrival times in `block` (from 1): the same for all arms, another in each block."""
         return self.seed * 1000 + block
 
-    def orders(self) -> list[tuple[str, ...]]:
+    def orders(self) -> list[tuple[Arm, ...]]:
         """The arms' order in each block: random by `seed`, and balanced.
 
         Over every `len(arms)` blocks each arm comes first, second, ... once (a Latin square with shuffled rows and
         names), so that a machine that drifts within a block favours nobody.
         """
         chance = random.Random(self.seed)
-        orders: list[tuple[str, ...]] = []
+        orders: list[tuple[Arm, ...]] = []
         while len(orders) < self.blocks:
-            names = chance.sample(self.arms, len(self.arms))
-            square = [tuple(names[shift:] + names[:shift]) for shift in range(len(names))]
+            arms = chance.sample(self.arms, len(self.arms))
+            square = [tuple(arms[shift:] + arms[:shift]) for shift in range(len(arms))]
             orders += chance.sample(square, len(square))
         return orders[: self.blocks]
 
     def as_dict(self) -> dict:
         """Plain data, for the run's record."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"arms": [arm.as_dict() for arm in self.arms]}
+
+
+def place_of(name: str) -> str:
+    """An arm's name as part of a directory's."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
 
 
 def _tuple(name: str, value) -> tuple:

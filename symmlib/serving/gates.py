@@ -3,7 +3,9 @@
 `run` applies them after every server; an arm that fails one in a cell gives the verdict `invalid` there.
 """
 
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,20 +16,28 @@ import numpy as np
 import pandas as pd
 
 from symmlib.analysis import serving as analysis
-from symmlib.serving.experiment import VLLM_DEFAULT
+from symmlib.serving.arms import Arm
+from symmlib.serving.load import SCHEDULE
+from symmlib.vllm_plugin import ROUTER
 
 RATE_TOLERANCE = 0.02
-SCHEDULE_TOLERANCE_S = 0.25  # between arms, in the sending of one request: the client may share its cores with servers
+LAG_TOLERANCE_S = 0.25  # in the sending of a request: the client may share its cores with servers
+QUEUE_GROWTH = 1.5  # of requests in flight, from a measurement's second quarter to its last; 2.3 where none ever ends
+THROTTLED = ".throttled.json"  # ends the name of what was seen of the GPUs beside a result
 FALLBACKS = 0.01  # the share of all-reduces that may be served by another backend than intended
 GATE_COLUMNS = ["gate", "cell", "status", "reason"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One rate on one server: the result file `path` that vLLM wrote, and the server's `trace` directory."""
+    """One rate on one server: the result file `path` that vLLM wrote, and the server's `trace` directory.
+
+    Beside `path` lie what the client planned (`client`) and, on GPUs, why they were throttled; beside `trace` the
+    server's log.
+    """
 
     block: int
-    arm: str
+    arm: Arm
     tp: int
     qps: float
     path: Path
@@ -40,6 +50,16 @@ class Measurement:
     @cached_property
     def requests(self) -> pd.DataFrame:
         return analysis.requests(self.result)
+
+    @cached_property
+    def schedule(self) -> dict:
+        return json.loads(self.path.with_name(f"{self.path.stem}{SCHEDULE}").read_text(encoding="utf-8"))
+
+    @cached_property
+    def lengths_sha256(self) -> str:
+        """Of the prompts and answers as they came."""
+        lengths = self.requests[["input_tokens", "output_tokens"]].to_numpy().tolist()
+        return hashlib.sha256(json.dumps(lengths).encode()).hexdigest()
 
 
 @dataclass
@@ -60,17 +80,18 @@ def check(measurements: Iterable[Measurement]) -> Gates:
     for measurement in measurements:
         cells.setdefault((measurement.tp, measurement.qps), []).append(measurement)
     for (tp, qps), members in cells.items():
-        for gate in (no_failed_requests, same_schedule, achieved_rate):
+        for gate in (no_failed_requests, same_schedule, sent_on_time, achieved_rate, no_growing_queue, no_throttling):
             _judge(gates, gate.__name__.replace("_", " "), f"TP={tp}, QPS {qps:g}", members, gate(members))
-    servers = {(m.tp, m.arm): [] for members in cells.values() for m in members}
+    servers: dict[tuple, list[Measurement]] = {}
     for measurement in (m for members in cells.values() for m in members):
-        servers[measurement.tp, measurement.arm].append(measurement)
+        servers.setdefault((measurement.tp, measurement.arm), []).append(measurement)
     for (tp, arm), members in servers.items():
-        _judge(gates, "intended all-reduce", f"TP={tp}, {arm}", members, intended_all_reduce(members))
+        _judge(gates, "intended all-reduce", f"TP={tp}, {arm.name}", members, intended_all_reduce(members))
     return gates
 
 
-# Each gate takes the measurements of one cell and returns, for each of them, whether it passes and what was seen.
+# Each gate takes the measurements of one cell and returns, for each of them, whether it passes and what was seen; an
+# empty list where there was nothing to see.
 
 
 def no_failed_requests(members: list[Measurement]) -> list[tuple[bool, str]]:
@@ -87,29 +108,44 @@ def no_failed_requests(members: list[Measurement]) -> list[tuple[bool, str]]:
 
 
 def same_schedule(members: list[Measurement]) -> list[tuple[bool, str]]:
-    """Prompts and answers have the lengths, and were sent at the times, that most of the block's arms agree on."""
-    blocks: dict[int, list[pd.DataFrame]] = {}
+    """In a block all arms were sent the same prompts at the same planned times, and answered in the same lengths; the
+    next block has another schedule."""
+    planned: dict[int, Counter] = {}
+    answered: dict[int, Counter] = {}
     for member in members:
-        blocks.setdefault(member.block, []).append(member.requests)
-    return [_on_schedule(member.requests, blocks[member.block]) for member in members]
+        planned.setdefault(member.block, Counter())[member.schedule["schedule_sha256"]] += 1
+        answered.setdefault(member.block, Counter())[member.lengths_sha256] += 1
+    usual = {block: counted.most_common(1)[0][0] for block, counted in planned.items()}
+    if len(set(usual.values())) < len(usual):
+        return [(False, "two blocks have the same schedule: they are one repetition, not two")] * len(members)
+    return [
+        _agrees(planned[member.block], member.schedule["schedule_sha256"], "schedule")
+        or _agrees(answered[member.block], member.lengths_sha256, "lengths of prompts and answers")
+        or (True, f"schedule {member.schedule['schedule_sha256'][:8]}, lengths {member.lengths_sha256[:8]} in all arms")
+        for member in members
+    ]
 
 
-def _on_schedule(ours: pd.DataFrame, arms: list[pd.DataFrame]) -> tuple[bool, str]:
-    """Compare with the median over arms: one arm that stumbled is found out, and does not incriminate the others."""
-    count = int(np.median([len(arm) for arm in arms]))
-    if len(ours) != count:
-        return False, f"{len(ours)} requests here, {count} in the block's other arms"
-    alike = [arm for arm in arms if len(arm) == count]
-    lengths = ["input_tokens", "output_tokens"]
-    usual = np.median([arm[lengths] for arm in alike], axis=0)
-    different = int((ours[lengths].to_numpy() != usual).any(axis=1).sum())
-    # From the median of each arm's own times, so that one late request does not shift all others of its arm.
-    sent = np.array([arm["start_s"] - arm["start_s"].median() for arm in alike])
-    apart_s = float(np.abs(ours["start_s"] - ours["start_s"].median() - np.median(sent, axis=0)).max())
-    return (
-        not different and apart_s <= SCHEDULE_TOLERANCE_S,
-        f"{different} requests differ in length; sent at most {apart_s * 1000:.0f} ms off the block's schedule",
-    )
+def _agrees(counted: Counter, mine: str, what: str) -> tuple[bool, str] | None:
+    """None where all arms agree, or this one is of the majority; else what is wrong with it."""
+    if len(counted) == 1 or 2 * counted[mine] > counted.total():
+        return None
+    return False, f"its {what} (sha256 {mine[:8]}) are not those of the block's other arms"
+
+
+def sent_on_time(members: list[Measurement]) -> list[tuple[bool, str]]:
+    """No request left later than planned by more than `LAG_TOLERANCE_S`, counted from the one most on time."""
+    seen = []
+    for member in members:
+        planned = member.schedule["planned_s"]
+        starts = np.sort(member.result["start_times"])
+        if len(planned) != len(starts):
+            seen.append((False, f"{len(starts)} requests were sent of {len(planned)} that were planned"))
+            continue
+        lag = starts - np.array(planned)
+        worst = float((lag - lag.min()).max())
+        seen.append((worst <= LAG_TOLERANCE_S, f"sent at most {worst * 1000:.0f} ms late"))
+    return seen
 
 
 def achieved_rate(members: list[Measurement]) -> list[tuple[bool, str]]:
@@ -129,14 +165,53 @@ def achieved_rate(members: list[Measurement]) -> list[tuple[bool, str]]:
     return seen
 
 
+def no_growing_queue(members: list[Measurement]) -> list[tuple[bool, str]]:
+    """The requests in flight do not grow: a server that cannot keep up has latencies that depend on when one stops.
+
+    Their mean over the last quarter of the sending against that over the second, with room for the noise of a Poisson
+    count around the latter.
+    """
+    seen = []
+    for member in members:
+        starts = np.sort(member.result["start_times"])
+        ends = np.array(member.result["start_times"]) + analysis.latencies_s(member.result)
+        span = starts[-1] - starts[0]
+        before, after = (
+            _in_flight(starts, ends, starts[0] + np.array(part) * span) for part in ((0.25, 0.5), (0.75, 1))
+        )
+        ok = after <= QUEUE_GROWTH * before + 3 * np.sqrt(before) + 1
+        seen.append((bool(ok), f"{before:.1f} requests in flight in the second quarter, {after:.1f} in the last"))
+    return seen
+
+
+def _in_flight(starts: np.ndarray, ends: np.ndarray, between: np.ndarray) -> float:
+    """Requests sent and not yet answered, on average over the time `between`."""
+    low, high = between
+    if high <= low:
+        return 0.0
+    shared = np.clip(np.minimum(np.sort(ends), high), low, high).sum() - np.clip(starts, low, high).sum()
+    return float(shared / (high - low))
+
+
+def no_throttling(members: list[Measurement]) -> list[tuple[bool, str]]:
+    """No GPU said, after a rate, that it was slowed down by heat or by its power supply; nothing without GPUs."""
+    seen = []
+    for member in members:
+        path = member.path.with_name(f"{member.path.stem}{THROTTLED}")
+        if path.is_file():
+            reasons = json.loads(path.read_text(encoding="utf-8"))
+            seen.append((not reasons, "; ".join(reasons) or "no GPU was slowed down"))
+    return seen if len(seen) == len(members) else []
+
+
 def intended_all_reduce(members: list[Measurement]) -> list[tuple[bool, str]]:
     """The servers' traces show, on every rank, that the arm's all-reduce served."""
     return [_trace(member) for member in members]
 
 
 def _trace(member: Measurement) -> tuple[bool, str]:
-    if member.arm == VLLM_DEFAULT:
-        return True, "vLLM's own choice; nothing to prove"
+    if not member.arm.is_plugged:
+        return _log(member)
     ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(member.trace.glob("rank-*.json"))]
     if len(ranks) != member.tp:
         return False, f"{len(ranks)} of {member.tp} ranks left a trace: was the plug-in loaded?"
@@ -156,20 +231,39 @@ def _trace(member: Measurement) -> tuple[bool, str]:
     return True, f"{total // len(ranks)} all-reduces a rank: {shares}"
 
 
-def _intended(arm: str, call: dict) -> bool:
+def _log(member: Measurement) -> tuple[bool, str]:
+    """What vLLM's log says of its own all-reduces, held against what the arm must and must not use."""
+    arm = member.arm
+    if not arm.must_use and not arm.must_not_use:
+        return True, "vLLM's own choice; nothing to prove"
+    log = (member.trace.parent / "server.log").read_text(encoding="utf-8", errors="replace")
+    said = re.search(r"Using \[(.*?)\] all-reduce backends \(in dispatch order\) for group '?tp:0", log)
+    if not said:
+        return False, "vLLM's log does not say which all-reduces it uses for the group tp:0"
+    names = re.findall(r"\w+", said[1])
+    for name in arm.must_use:
+        if name not in names:
+            return False, f"vLLM does not use {name}, but {', '.join(names) or 'none of its own'}"
+    for name in arm.must_not_use:
+        if name in names:
+            return False, f"vLLM uses {name}, which this arm must not: {', '.join(names)}"
+    return True, f"vLLM's log: {', '.join(names) or 'none of its own'}"
+
+
+def _intended(arm: Arm, call: dict) -> bool:
     """Whether the arm meant this backend: the router means whatever its table says."""
-    return call["by_table"] if arm == "router" else call["backend"] == arm
+    return call["by_table"] if arm.all_reduce == ROUTER else call["backend"] == arm.all_reduce
 
 
 def _judge(gates: Gates, gate: str, cell: str, members: list[Measurement], seen: list[tuple[bool, str]]) -> None:
-    for member, (ok, reason) in zip(members, seen, strict=True):
+    for member, (ok, reason) in zip(members if seen else [], seen, strict=True):
         if not ok:
-            arm = "" if cell.endswith(member.arm) else f", {member.arm}"
+            arm = "" if gate == "intended all-reduce" else f", {member.arm.name}"
             row = {"gate": gate, "cell": f"{cell}{arm}, block {member.block}", "status": "invalid", "reason": reason}
             if row not in gates.rows:  # one trace stands for all rates of its server
                 gates.rows.append(row)
-            gates.invalid.setdefault((member.tp, member.qps, member.arm), f"{gate}: {reason}")
-    if all(ok for ok, _ in seen):
+            gates.invalid.setdefault((member.tp, member.qps, member.arm.name), f"{gate}: {reason}")
+    if seen and all(ok for ok, _ in seen):
         reasons = list(dict.fromkeys(reason for _, reason in seen))
         said = reasons[0] if len(reasons) == 1 else f"{reasons[0]} … {reasons[-1]}"
         gates.rows.append({"gate": gate, "cell": cell, "status": "valid", "reason": said})

@@ -4,6 +4,7 @@ All arms of a block meet the same prompts, lengths and arrival times, because th
 """
 
 import contextlib
+import importlib.util
 import json
 import shlex
 import socket
@@ -12,13 +13,14 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from symmlib.errors import SymmlibError
+from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.runs import write_json
 from symmlib.serving.experiment import WARMUP_SEED, ServingExperiment
 from symmlib.serving.model import Model
 
-WARMUP_S = 1.5  # of requests at the highest rate, before anything counts
+WARMUP_S = 1.5  # of requests at the highest rate, before anything counts; a tenth of `duration_s` where that is more
+SCHEDULE = ".schedule.json"  # ends the name of what the client notes beside a result: see `client`
 START_S = 300  # vLLM's import on a busy machine with a cold disk
 GREEDY_PROMPTS = (
     "The capital of France is",
@@ -55,11 +57,15 @@ class Client:
             connection.settimeout(START_S)
             self._answer()
 
-    def bench(self, arguments: list[str], log: Path, timeout_s: float) -> None:
-        """Run `vllm bench serve` with `arguments`, its output in `log`; raises `SymmlibError` if it fails."""
+    def bench(self, arguments: list[str], place: Path, timeout_s: float) -> None:
+        """Run `vllm bench serve` with `arguments`; its output goes to `place`.log, what was sent when to
+        `place`.schedule. Raises `SymmlibError` if it fails."""
+        log = place.with_name(f"{place.name}.log")
         self.wait_until_ready()
         self._connection.settimeout(timeout_s)
-        self._lines.write(json.dumps({"arguments": arguments, "log": str(log.resolve())}) + "\n")
+        schedule = place.resolve().with_name(f"{place.name}{SCHEDULE}")
+        job = {"arguments": arguments, "log": str(log.resolve()), "schedule": str(schedule)}
+        self._lines.write(json.dumps(job) + "\n")
         self._lines.flush()
         if (status := self._answer()) != "0":
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.is_file() else ""
@@ -107,15 +113,12 @@ def bench_arguments(
 ) -> list[str]:
     """Arguments of `vllm bench serve` for one rate: the schedule of `block`, or a short warm-up where that is None."""
     warmup = block is None
-    count = max(2, round(qps * WARMUP_S)) if warmup else experiment.requests(qps)
+    warmup_s = max(WARMUP_S, experiment.duration_s / 10)
+    count = max(2, round(qps * warmup_s)) if warmup else experiment.requests(qps)
     return [
         "--backend", "openai", "--base-url", url, "--endpoint", "/v1/completions",
         "--model", model.name,
-        "--dataset-name", "random",
-        # vLLM counts the shared prefix on top of the input length.
-        "--random-input-len", str(experiment.input_len - experiment.prefix_len),
-        "--random-prefix-len", str(experiment.prefix_len),
-        "--random-output-len", str(experiment.output_len),
+        *dataset_arguments(experiment),
         "--num-prompts", str(count),
         "--request-rate", f"{qps:g}",
         "--seed", str(WARMUP_SEED if warmup else experiment.block_seed(block)),
@@ -126,6 +129,44 @@ def bench_arguments(
         "--result-dir", str(result.parent), "--result-filename", result.name,
         "--metadata", *(f"{key}={value}" for key, value in metadata.items()),
     ]  # fmt: skip
+
+
+def dataset_arguments(experiment: ServingExperiment) -> list[str]:
+    """What to ask: lines of sonnets where there are such, else random tokens of the same lengths and shared prefix."""
+    lengths = experiment.input_len, experiment.output_len, experiment.prefix_len
+    if experiment.sonnet_path and knows_sonnet():
+        path = Path(experiment.sonnet_path).expanduser()
+        if not path.is_file():
+            raise UsageError(
+                f"sonnet_path {experiment.sonnet_path!r:.200} is no file. Leave it empty for random tokens."
+            )
+        given = ["--dataset-name", "sonnet", "--dataset-path", str(path.resolve())]
+        return given + _lengths("sonnet", *lengths)
+    # Of random prompts vLLM counts the shared prefix on top of the input length.
+    return ["--dataset-name", "random", *_lengths("random", lengths[0] - lengths[2], *lengths[1:])]
+
+
+def _lengths(dataset: str, input_len: int, output_len: int, prefix_len: int) -> list[str]:
+    lengths = {"input": input_len, "output": output_len, "prefix": prefix_len}
+    return [text for name, value in lengths.items() for text in (f"--{dataset}-{name}-len", str(value))]
+
+
+def knows_sonnet() -> bool:
+    """Whether the installed vLLM can still read sonnets; it could until 0.31. Found in its source, without import."""
+    spec = importlib.util.find_spec("vllm")
+    places = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    files = [file for place in places for file in Path(place, "benchmarks").rglob("*.py") if "dataset" in str(file)]
+    return any("class SonnetDataset" in file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def workload(experiment: ServingExperiment) -> str:
+    """The requests in a phrase, for the report: of what, how long, and why not of sonnets."""
+    shared = f", the first {experiment.prefix_len} the same for all" if experiment.prefix_len else ""
+    lengths = f"{experiment.input_len} tokens in{shared}, {experiment.output_len} out"
+    if experiment.sonnet_path and knows_sonnet():
+        return f"lines of {Path(experiment.sonnet_path).name}, {lengths}"
+    why = "the installed vLLM has no sonnet dataset" if experiment.sonnet_path else "no sonnet_path was given"
+    return f"random tokens, {lengths} ({why})"
 
 
 def shell(arguments: list[str]) -> str:

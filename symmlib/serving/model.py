@@ -1,7 +1,8 @@
-"""What a server is to serve: the tiny model, made here without any download, or the user's own.
+"""What a server is to serve: a model made here without any download, or the user's own.
 
-The tiny model is a Llama of 4 layers with random weights (vLLM makes them, by `--load-format dummy`): worthless
-answers, but the same operations, messages and scheduling as a large one, on a laptop's processor.
+Models that are made here are Llamas with random weights (vLLM makes them, by `--load-format dummy`): worthless answers,
+but the same operations, messages and scheduling. `tiny`, of 4 layers, does that on a laptop's processor; `dummy-8b` and
+`dummy-70b` have the shapes of Llama 3.1, for GPUs to which no weights can be brought.
 """
 
 import json
@@ -14,11 +15,44 @@ from symmlib.errors import UsageError
 from symmlib.runs import write_json
 
 TINY = "tiny"
-HIDDEN, LAYERS = 256, 4  # 9 all-reduces a step at TP>1: two a layer and one for the embedding
+_SHAPES = {  # all-reduces a step at TP>1: two a layer and one for the embedding
+    TINY: {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,  # divisible by every tensor-parallel size of one host
+        "max_position_embeddings": 8192,
+    },
+    # The config.json of meta-llama/Llama-3.1-8B-Instruct and -70B-Instruct.
+    "dummy-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "vocab_size": 128256,
+    },
+    "dummy-70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "vocab_size": 128256,
+    },
+}
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WHAT_IS_ONE = "Give 'tiny', a directory with a config.json, or a hub id such as meta-llama/Llama-3.1-70B-Instruct."
+_WHAT_IS_ONE = (
+    "Give 'tiny', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
+    "meta-llama/Llama-3.1-70B-Instruct."
+)
 _SPECIAL = ("<s>", "</s>")
 _SPACE = "Ġ"  # how byte-level tokenizers write a space
 
@@ -33,12 +67,12 @@ class Model:
 
 
 def find_model(name: str, place: Path | None = None) -> Model:
-    """The model that an experiment calls `name`; 'tiny' is made in the directory `place`, if that is given.
+    """The model that an experiment calls `name`; one of ours is made in the directory `place`, if that is given.
 
     Raises `UsageError` for a directory without a config.json, and for what is neither a directory nor a hub id.
     """
-    if name == TINY:
-        return Model(str(make_tiny(place)) if place else TINY, dummy=True, local=True)
+    if name in _SHAPES:
+        return Model(str(make_model(place, name)) if place else name, dummy=True, local=True)
     try:
         path = Path(name).expanduser()
         is_there, is_directory = bool(name) and path.exists(), bool(name) and path.is_dir()
@@ -55,23 +89,21 @@ def find_model(name: str, place: Path | None = None) -> Model:
     return Model(name, dummy=False, local=False)
 
 
-def make_tiny(place: Path) -> Path:
-    """Write the tiny model's configuration and tokenizer into the directory `place`: the same bytes every time."""
+def make_model(place: Path, name: str = TINY) -> Path:
+    """Write the configuration and tokenizer of one of our models into the directory `place`: always the same bytes.
+
+    All have the same small tokenizer; a larger `vocab_size` is that of the weights, and costs what it costs.
+    """
     vocabulary, merges = _vocabulary()
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "dtype": "bfloat16",
-        "hidden_size": HIDDEN,
-        "intermediate_size": 688,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,  # divisible by every tensor-parallel size of one host
-        "max_position_embeddings": 8192,
         "vocab_size": len(vocabulary),
         "bos_token_id": 0,
         "eos_token_id": 1,
         "tie_word_embeddings": False,
+        **_SHAPES[name],
     }
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     tokenizer = {

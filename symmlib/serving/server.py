@@ -14,20 +14,22 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
-from symmlib.serving.experiment import VLLM_DEFAULT, ServingExperiment
+from symmlib.runs import write_json
+from symmlib.serving import claim
+from symmlib.serving.arms import VLLM_DEFAULT, Arm
+from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import Model
+from symmlib.vllm_plugin import ROUTER
 
 HOST = "127.0.0.1"  # nothing that symmlib starts is reachable from another machine
 POLL_S = 0.2
 REPORT_S = 15  # between progress lines while a server starts
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def platform() -> str:
@@ -38,7 +40,7 @@ def platform() -> str:
         raise SymmlibError("vLLM is not installed here: run `make report`, or see `symmlib doctor`.") from None
 
 
-def command(experiment: ServingExperiment, model: Model, arm: str, tp: int, port: int, kind: str) -> list[str]:
+def command(experiment: ServingExperiment, model: Model, arm: Arm, tp: int, port: int | str, kind: str) -> list[str]:
     """The `vllm serve` command of one arm; `kind` is `platform()`."""
     argv = ["vllm", "serve", model.name]
     argv += ["--tensor-parallel-size", str(tp), "--host", HOST, "--port", str(port)]
@@ -47,23 +49,25 @@ def command(experiment: ServingExperiment, model: Model, arm: str, tp: int, port
         argv += ["--load-format", "dummy"]
     if kind == "cpu":
         argv += ["--enforce-eager"]
-    elif arm != VLLM_DEFAULT:
+    elif arm.is_plugged:
         # Fused with the norm that follows, an all-reduce would not pass the communicator that the plug-in replaces.
         argv += ["--compilation-config", json.dumps({"pass_config": {"fuse_allreduce_rms": False}})]
-    return [*argv, *experiment.server_args]
+    return [*argv, *experiment.server_args, *arm.server_args]
 
 
 def environment(
-    model: Model, arm: str, tp: int, kind: str, *, trace: Path, routing_table: Path | None = None
+    model: Model, arm: Arm, tp: int, kind: str, *, trace: Path, routing_table: Path | None = None
 ) -> dict[str, str | None]:
     """Changes to this process's environment for the server of one arm; None takes a variable away.
 
     Raises `UsageError` where the machine has fewer cores than ranks and no GPU.
     """
-    plugged = arm != VLLM_DEFAULT
+    plugged = arm.is_plugged
+    routed = routing_table and arm.all_reduce == ROUTER
+    table = str(Path(routing_table).resolve()) if routed else None
     changes: dict[str, str | None] = {
-        "SYMMLIB_ALLREDUCE": arm if plugged else None,
-        "SYMMLIB_ROUTING_TABLE": str(Path(routing_table).resolve()) if routing_table and arm == "router" else None,
+        "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,
+        "SYMMLIB_ROUTING_TABLE": table,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
         "VLLM_API_KEY": None,  # the server answers this machine alone, and the load generator sends no key
         "VLLM_NO_USAGE_STATS": "1",
@@ -80,14 +84,14 @@ def environment(
         changes["TORCHDYNAMO_DISABLE"] = "1"  # else the first request compiles for seconds
     elif plugged:
         changes["VLLM_ALLREDUCE_USE_FLASHINFER"] = "0"  # it would serve small messages before the plug-in is asked
-    return changes
+    return changes | dict(arm.environment)
 
 
-def why_not(arm: str, kind: str) -> str:
-    """Why this machine cannot serve with `arm`; empty if nothing is known against it before a server starts."""
-    host = arm in ("gloo", "vllm/shm") or arm.startswith("host/")
-    if arm in ("router", VLLM_DEFAULT) or host == (kind == "cpu"):
-        if arm == "vllm/shm":
+def why_not(all_reduce: str, kind: str) -> str:
+    """Why this machine cannot serve with `all_reduce`; empty if nothing is known against it before a server starts."""
+    host = all_reduce in ("gloo", "vllm/shm") or all_reduce.startswith("host/")
+    if all_reduce in (ROUTER, VLLM_DEFAULT) or host == (kind == "cpu"):
+        if all_reduce == "vllm/shm":
             from symmlib.communicators.vllm_peers import shm_support
 
             return shm_support().reason
@@ -129,6 +133,7 @@ class Server:
         self.label = label
         self._port = 0
         self._memory: set[Path] = set()
+        self._note = Path(log).with_name(claim.MEMORY)
         self._started = 0.0
         self._directory = tempfile.TemporaryDirectory(prefix="symmlib-")
         fifo, self._imported = Path(self._directory.name) / "turn", Path(self._directory.name) / "imported"
@@ -188,8 +193,8 @@ class Server:
             return  # and its process id may be somebody else's by now
         self._note_memory()
         self._group.end(grace_s, self._note_memory)  # a server that is still starting may make some as it is ended
-        for path in self._memory:
-            path.unlink(missing_ok=True)
+        claim.remove(self._memory)
+        self._note.unlink(missing_ok=True)
         os.close(self._turn)
         self._turn = None
         self._directory.cleanup()
@@ -205,22 +210,17 @@ class Server:
 
         Noted while they live, by what each has mapped, so that nobody else's is ever touched.
         """
+        known = len(self._memory)
         for pid in self._group.members():
-            self._memory.update(shared_memory_of(pid))
+            self._memory.update(claim.mapped(pid))
+        if len(self._memory) > known:  # should this process be killed, the next one finds here what to remove
+            with contextlib.suppress(UsageError):  # a full disk
+                write_json(self._note, sorted(map(str, self._memory)))
 
     def _log_end(self) -> str:
         cause = self._group.first_error()
         first = f"The first error in it: {cause}\n" if cause else ""
         return f"Its log is {self._group.log}. {first}The end of the log:\n{self._group.tail()}"
-
-
-def shared_memory_of(pid: int) -> Iterator[Path]:
-    """Python's and vLLM's shared memory that the process has mapped; none for a process that is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            path = line.rpartition(" ")[2]
-            if path.startswith((f"{SHARED_MEMORY}/psm_", f"{SHARED_MEMORY}/vllm_dist_")):
-                yield Path(path)
 
 
 def shell(argv: list[str], env: dict[str, str | None]) -> str:

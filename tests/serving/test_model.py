@@ -6,24 +6,24 @@ import pytest
 from tokenizers import Tokenizer
 
 from symmlib.errors import UsageError
-from symmlib.serving.model import find_model, make_tiny
+from symmlib.serving.model import find_model, make_model
 
 
 def test_the_tiny_model_is_the_same_bytes_every_time(tmp_path):
-    files = [{path.name: path.read_bytes() for path in make_tiny(tmp_path / name).iterdir()} for name in "ab"]
+    files = [{path.name: path.read_bytes() for path in make_model(tmp_path / name).iterdir()} for name in "ab"]
     assert files[0] == files[1]
     assert set(files[0]) == {"config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def test_its_tokenizer_reads_any_text_back(tmp_path):
-    tokenizer = Tokenizer.from_file(str(make_tiny(tmp_path) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(make_model(tmp_path) / "tokenizer.json"))
     text = "the cat, naïve — 数学 🐈\n\t 2+2"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert tokenizer.get_vocab_size() == json.loads((tmp_path / "config.json").read_text())["vocab_size"]
 
 
 def test_a_prompt_of_consecutive_tokens_keeps_its_length(tmp_path):
-    tokenizer = Tokenizer.from_file(str(make_tiny(tmp_path) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(make_model(tmp_path) / "tokenizer.json"))
     words = list(range(300, 428))
     assert tokenizer.encode(tokenizer.decode(words)).ids == words
 

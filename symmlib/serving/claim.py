@@ -1,0 +1,118 @@
+"""One serving experiment at a time on the same GPUs, or on the CPU; and the end of what a killed one left running.
+
+Two experiments on the same cores or GPUs would each measure the other. `run` takes the claim before the first server.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from symmlib.errors import UsageError
+from symmlib.progress import say
+
+MARK = "SYMMLIB_SERVING"  # in the environment of every server: the directory for which it serves
+MEMORY = "shared-memory.json"  # beside a server's log: what it has mapped in /dev/shm, as long as it may be left there
+ORPHANS_GRACE_S = 5
+SHARED_MEMORY = ("/dev/shm/psm_", "/dev/shm/vllm_dist_")  # how Python and vLLM name theirs
+
+
+@contextlib.contextmanager
+def alone(devices: list[str], holder: str) -> Iterator[None]:
+    """Hold `devices` (GPUs by their UUID, or "cpu") as `holder`, a text that tells others who does.
+
+    Raises `UsageError` with the holder's text if somebody of this user holds one of them. The kernel lets go of them
+    whatever ends this process.
+    """
+    place = Path(tempfile.gettempdir()) / f"symmlib-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UsageError(f"{place} is not a directory of this user's. Remove it, or set TMPDIR to another place.")
+    with contextlib.ExitStack() as locks:
+        for device in devices:
+            descriptor = os.open(place / f"{device}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            locks.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                said = os.read(descriptor, 4096).decode(errors="replace").strip() or "another experiment"
+                what = "the CPU" if device == "cpu" else f"GPU {device}"
+                raise UsageError(
+                    f"{what} serves {said} at this moment, and two experiments would measure each other. Wait for it, "
+                    "or end it first."
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{holder} (process {os.getpid()})".encode(), 0)
+        yield
+
+
+def devices(kind: str) -> list[str]:
+    """What an experiment holds: "cpu" for the kind `cpu`, else the UUIDs of all GPUs that CUDA_VISIBLE_DEVICES leaves
+    visible."""
+    if kind == "cpu":
+        return ["cpu"]
+    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return ["gpus"]  # they cannot be told apart, so all are held together
+    gpus = dict(line.split(", ", 1) for line in lines if ", " in line)
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return sorted(gpus.get(name, name) for name in visible or gpus)
+
+
+def end_orphans(raw: Path) -> int:
+    """End the servers that an experiment in the directory `raw` left running when it was killed; returns how many.
+
+    Told by `MARK` in their environment, so nobody else's process is touched. Also removes the shared memory that they
+    or others before them left.
+    """
+    found = [process for process in psutil.process_iter() if _serves_for(process, raw)]
+    memory = {path for process in found for path in mapped(process.pid)}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)  # psutil compares start times: never another process with the same id
+        _, alive = psutil.wait_procs(found, timeout=ORPHANS_GRACE_S)
+        if not alive:
+            break
+    if found:
+        say(f"ended {len(found)} processes that a killed run of this experiment had left")
+    for note in raw.rglob(MEMORY):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            memory.update(Path(path) for path in json.loads(note.read_text()))
+        note.unlink(missing_ok=True)
+    remove(memory)
+    return len(found)
+
+
+def mapped(pid: int) -> Iterator[Path]:
+    """Python's and vLLM's shared memory that the process has mapped; none for a process that is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            path = line.rpartition(" ")[2]
+            if path.startswith(SHARED_MEMORY):
+                yield Path(path)
+
+
+def remove(memory: set[Path]) -> None:
+    """Unlink shared memory of ours, whose names are random: none can be somebody else's by now."""
+    for path in memory:
+        if str(path).startswith(SHARED_MEMORY) and path.parent == Path("/dev/shm"):
+            path.unlink(missing_ok=True)
+
+
+def _serves_for(process: psutil.Process, raw: Path) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(MARK) == str(raw.resolve())
+    except (psutil.Error, OSError):
+        return False

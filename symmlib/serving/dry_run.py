@@ -1,0 +1,75 @@
+"""What an experiment would do, and how long that takes: every command, the order of arms, and each rate's schedule.
+
+Called by `symmlib serve --dry-run`. Starts nothing, needs no GPU and no vLLM.
+"""
+
+from pathlib import Path
+
+from symmlib.errors import SymmlibError
+from symmlib.progress import duration
+from symmlib.provenance import cores
+from symmlib.serving import load, server
+from symmlib.serving.arms import Arm
+from symmlib.serving.experiment import ServingExperiment, place_of
+from symmlib.serving.model import Model, find_model
+
+READY_S = {"cpu": 30, "cuda": 180}  # for a server to start: seen with the tiny model, and with 70B weights from a disk
+AROUND_S = 8  # of greedy prompts, answers after the last request, and the server's end
+
+
+def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | None = None) -> str:
+    """The whole as text. `kind`: "cpu" or "cuda", what vLLM would run on."""
+    model = find_model(experiment.model)
+    lines = [
+        f"model     {experiment.model}",
+        f"requests  {load.workload(experiment)}",
+        f"arms      {', '.join(experiment.arm_names)}",
+        f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
+        f"blocks    {experiment.blocks} (tier {experiment.tier})",
+        f"time      about {duration(seconds(experiment, kind))}, with {READY_S[kind]} s for each of "
+        f"{len(experiment.orders()) * len(experiment.tp) * len(experiment.arms)} servers to start",
+        "",
+    ]
+    for block, order in enumerate(experiment.orders(), 1):
+        rates = ", ".join(
+            f"{experiment.requests(qps)} requests at {qps:g}/s in {duration(experiment.duration_s)}"
+            for qps in experiment.qps
+        )
+        arms = ", then ".join(arm.name for arm in order)
+        lines.append(f"block {block}, seed {experiment.block_seed(block)}: {arms}; on each {rates}")
+    for tp in experiment.tp:
+        for arm in experiment.arms:
+            lines += ["", f"# TP={tp}, {arm.name}", *_commands(experiment, model, arm, tp, kind, routing_table)]
+    return "\n".join(lines)
+
+
+def kind_for(experiment: ServingExperiment) -> str:
+    """The kind `cpu` where this machine's vLLM serves from its processor and the experiment can, else `cuda`."""
+    try:
+        kind = server.platform()
+    except SymmlibError:
+        return "cuda"
+    fits = max(experiment.tp) <= cores() and not any(server.why_not(arm.all_reduce, kind) for arm in experiment.arms)
+    return kind if fits else "cuda"
+
+
+def seconds(experiment: ServingExperiment, kind: str) -> float:
+    """How long it takes, about."""
+    warmup_s = max(load.WARMUP_S, experiment.duration_s / 10)
+    server_s = READY_S[kind] + warmup_s + AROUND_S + len(experiment.qps) * experiment.duration_s
+    return len(experiment.orders()) * len(experiment.tp) * len(experiment.arms) * server_s
+
+
+def _commands(
+    experiment: ServingExperiment, model: Model, arm: Arm, tp: int, kind: str, table: Path | None
+) -> list[str]:
+    """The commands of one arm in block 1, as for a shell in which PORT is set."""
+    trace = Path("raw/serving/block-1") / f"tp{tp}-{place_of(arm.name)}" / "trace"
+    env = server.environment(model, arm, tp, kind, trace=trace, routing_table=table)
+    port, url = "$PORT", f"http://{server.HOST}:$PORT"
+    said = [server.shell(server.command(experiment, model, arm, tp, port, kind), env).replace("'$PORT'", port)]
+    for qps, block in [(max(experiment.qps), None), *((qps, 1) for qps in experiment.qps)]:
+        result = Path(f"qps-{qps:g}.json" if block else "warmup.json")
+        arguments = load.bench_arguments(experiment, model, url, qps, block, result, {"arm": arm.name, "tp": tp})
+        said.append(load.shell(arguments).replace(f"'{url}'", url))
+    return said

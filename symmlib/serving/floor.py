@@ -1,0 +1,45 @@
+"""The noise floor of a serving experiment: what two equal arms showed on this machine under the same load.
+
+`symmlib serve --aa` measures it; `run` looks here for the newest one that fits before it says what counts as a change.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib.analysis import serving as analysis
+from symmlib.provenance import cpu, gpus
+from symmlib.runs import default_reports_dir, digest, write_csv
+from symmlib.serving.experiment import ServingExperiment
+
+FLOOR = "noise_floor.csv"
+_LOAD = ("model", "tp", "qps", "duration_s", "input_len", "output_len", "prefix_len", "max_model_len", "server_args")
+
+
+def load_key(experiment: ServingExperiment, kind: str) -> str:
+    """What two experiments have in common if one's noise is the other's: machine, model and load, not the arms."""
+    fields = experiment.as_dict()
+    machine = [gpu.get("name") for gpu in gpus()] if kind == "cuda" else [cpu()["model"], cpu()["cores"]]
+    return digest([kind, machine, *(fields[name] for name in _LOAD)])
+
+
+def measured(comparison: pd.DataFrame, source: str, results: Path) -> None:
+    """Keep what an A/A experiment says in `results`."""
+    write_csv(results / FLOOR, analysis.noise_floor(comparison).assign(source=source))
+
+
+def find(experiment: ServingExperiment, kind: str, raw: Path) -> pd.DataFrame | None:
+    """The newest floor for this load on this machine: of the runs beside `raw`'s, or in the project's reports."""
+    key = load_key(experiment, kind)
+    places = dict.fromkeys([raw.resolve().parents[2], default_reports_dir().resolve() / "runs"])
+    notes = [note for place in places for note in place.glob("*/raw/serving/experiment.json")]
+    for note in sorted(notes, key=lambda note: note.parents[2].name, reverse=True):
+        path = note.parents[2] / "results" / FLOOR
+        try:
+            said = json.loads(note.read_text(encoding="utf-8"))
+            if said.get("is_a_a") and said.get("load_key") == key and path.is_file():
+                return pd.read_csv(path)
+        except (OSError, ValueError, AttributeError):
+            continue  # damaged, or of another version: as if it were not there
+    return None

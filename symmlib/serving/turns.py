@@ -1,0 +1,86 @@
+"""The servers of an experiment, one after the other: which are to run, and which have run to their end already.
+
+A turn is one arm in one block. Its directory, below raw/serving/, holds everything that its server and its client left,
+and `turn.json` as soon as that is whole: this is what makes an experiment resumable.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from symmlib.runs import write_json
+from symmlib.serving.arms import Arm
+from symmlib.serving.experiment import ServingExperiment, place_of
+from symmlib.serving.gates import Measurement
+
+WHOLE = "turn.json"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One server to run: an arm in a block. `place` is its directory."""
+
+    block: int
+    tp: int
+    arm: Arm
+    place: Path
+
+    @property
+    def trace(self) -> Path:
+        return self.place / "trace"
+
+    def is_whole(self) -> bool:
+        """Whether it ran to its end."""
+        try:
+            said = json.loads((self.place / WHOLE).read_text(encoding="utf-8"))
+            return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def finish(self, **facts) -> None:
+        """Record that all of it is there."""
+        write_json(self.place / WHOLE, {"block": self.block, "tp": self.tp, "arm": self.arm.name, **facts})
+
+    def measurements(self, experiment: ServingExperiment) -> list[Measurement]:
+        """One a rate."""
+        return [
+            Measurement(self.block, self.arm, self.tp, qps, self.place / f"{rate_name(qps)}.json", self.trace)
+            for qps in experiment.qps
+        ]
+
+
+def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
+    """In the order in which they run."""
+    return [
+        Turn(block, tp, arm, raw / f"block-{block}" / f"tp{tp}-{place_of(arm.name)}")
+        for block, order in enumerate(experiment.orders(), 1)
+        for tp in experiment.tp
+        for arm in order
+    ]
+
+
+def take_up(turns: list[Turn], raw: Path, note: dict) -> list[Turn]:
+    """What is still to run of `turns`, with `note` in `raw/experiment.json`.
+
+    Whole turns count if the file holds the same `hash` already; all else below `raw` is removed. So what is kept was
+    made by the very same experiment, and what was under way when it was killed runs again from its beginning.
+    """
+    path = raw / "experiment.json"
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")).get("hash") == note["hash"]
+    except (OSError, ValueError, AttributeError):
+        same = False
+    kept = [turn for turn in turns if same and turn.is_whole()]
+    if not kept:
+        shutil.rmtree(raw, ignore_errors=True)
+    for turn in turns:
+        if turn not in kept:
+            shutil.rmtree(turn.place, ignore_errors=True)
+    write_json(path, note)
+    return [turn for turn in turns if turn not in kept]
+
+
+def rate_name(qps: float) -> str:
+    """How the files of a rate are called."""
+    return f"qps-{qps:g}"
