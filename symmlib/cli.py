@@ -306,8 +306,8 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, serve, "serve with vLLM under every arm of a profile, and compare")
     command.add_argument("--profile", default="cpu", help="the profile whose 04_serving section to run (default cpu)")
     command.add_argument("--routing-table", type=_path, metavar="FILE", help="what the arm `router` obeys")
-    command.add_argument("--aa", action="store_true", help="serve the baseline as both arms: what two equal arms differ "
-                         "by is noise, and bounds what later experiments of this load call a change")  # fmt: skip
+    command.add_argument("--aa", action="store_true", help="serve the baseline as both arms: what two equal arms differ"
+                         " by is noise, and bounds what later experiments of this load call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
     _out(command)
 

@@ -179,7 +179,7 @@ def no_growing_queue(members: list[Measurement]) -> list[tuple[bool, str]]:
         before, after = (
             _in_flight(starts, ends, starts[0] + np.array(part) * span) for part in ((0.25, 0.5), (0.75, 1))
         )
-        ok = after <= QUEUE_GROWTH * before + 3 * np.sqrt(before) + 1
+        ok = after <= QUEUE_GROWTH * before + 2 * np.sqrt(before) + 1
         seen.append((bool(ok), f"{before:.1f} requests in flight in the second quarter, {after:.1f} in the last"))
     return seen
 

@@ -71,6 +71,10 @@ class Client:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.is_file() else ""
             raise SymmlibError(f"`vllm bench serve` failed with status {status}. The end of its log {log}:\n{end}")
 
+    def members(self) -> list[int]:
+        """The process ids of the client and of a measurement that is running."""
+        return self._group.members()
+
     def end(self) -> None:
         """End the process, a measurement that is running included. Safe to call again."""
         self._group.end(grace_s=2)

@@ -37,7 +37,7 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
 
     `routing_table`: the file that the router follows; None means the run's own `out/routing.toml`, where there is one,
     else the built-in tables. Writes `out/raw/serving/` and, in `out/results/`, serving.csv, serving_summary.csv,
-    comparison.csv, gates.csv and, where there is an A/A experiment of this load, noise_floor.csv: after every server, so
+    comparison.csv, gates.csv and, if an A/A experiment of this load is there, noise_floor.csv: after every server, so
     that an error or an interruption, which end the server, cost no more than what was running. Called again with the
     same experiment it goes on after the last server that ran to its end. An arm that this machine lacks is left out,
     with its reason in raw/serving/experiment.json.

@@ -6,11 +6,12 @@ import pytest
 
 from symmlib.errors import UsageError
 from symmlib.serving import ServingExperiment
+from symmlib.serving.arms import Arm
 
 
 def test_lists_from_a_profile_are_kept_as_tuples():
     experiment = ServingExperiment(tp=[2], qps=[4, 8.5], arms=["gloo", "router"])
-    assert (experiment.tp, experiment.qps, experiment.arms) == ((2,), (4, 8.5), ("gloo", "router"))
+    assert (experiment.tp, experiment.qps, experiment.arm_names) == ((2,), (4, 8.5), ("gloo", "router"))
     assert [experiment.requests(qps) for qps in experiment.qps] == [32, 68]
 
 
@@ -19,6 +20,18 @@ def test_lists_from_a_profile_are_kept_as_tuples():
     [
         ({"arms": ["gloo", "ruter"], "treatment": "ruter"}, "unknown arm 'ruter'. Did you mean 'router'?"),
         ({"arms": ["gloo", "gloo"]}, "arms names 'gloo' twice"),
+        ({"arms": ["gloo", {"name": "x"}]}, "does not say its all_reduce"),
+        ({"arms": ["gloo", {"all_reduce": "router", "enviroment": {}}]}, "Did you mean 'environment'?"),
+        ({"arms": ["gloo", {"all_reduce": "router", "environment": {"A": 1}}]}, "it has 'A': 1. Quote it"),
+        ({"arms": ["gloo", {"all_reduce": "router", "environment": {"HF_TOKEN": "x"}}]}, "must not hold a secret"),
+        (
+            {"arms": ["gloo", {"all_reduce": "router", "environment": {"SYMMLIB_TRACE": "x"}}]},
+            "must not set SYMMLIB_TRACE",
+        ),
+        ({"arms": ["gloo", {"all_reduce": "router", "server_args": ["--port=1"]}]}, "must not set --port"),
+        ({"arms": ["gloo", {"all_reduce": "router", "must_use": ["CUSTOM"]}]}, "whose trace proves what served"),
+        ({"arms": ["gloo", {"all_reduce": "router", "name": "vllm shm"}, "vllm/shm"]}, "would share its directory"),
+        ({"arms": ["gloo", "vllm/custom"]}, "unknown arm 'vllm/custom'"),
         ({"arms": []}, "arms is empty"),
         ({"arms": "gloo"}, "arms 'gloo' is not a list"),
         ({"baseline": "nccl"}, "baseline 'nccl' is not among the arms"),
@@ -84,3 +97,16 @@ def test_a_block_has_one_seed_of_its_own():
 def test_options_that_only_sound_secret_are_allowed():
     given = ["--max-num-batched-tokens", "4096", "--tokenizer=a/b", "--hf_overrides", "{}", "--ssl-keyfile", "x"]
     assert ServingExperiment(server_args=given).server_args == tuple(given)
+
+
+def test_an_a_a_experiment_is_the_baseline_twice():
+    both = ServingExperiment(baseline="vllm/shm").a_a()
+    assert both.arm_names == ("vllm/shm", "vllm/shm again") and both.is_a_a
+    assert both.pairs() == [("vllm/shm", "vllm/shm again")]
+    assert not ServingExperiment().is_a_a
+
+
+def test_an_arm_is_kept_as_it_was_given():
+    given = {"name": "on", "all_reduce": "vllm-default", "environment": {"B": "1", "A": "2"}, "must_use": ["CUSTOM"]}
+    arm = ServingExperiment(arms=["gloo", given], treatment="on").arms[1]
+    assert Arm.of(arm.as_dict()) == arm and arm.as_dict()["environment"] == given["environment"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from symmlib.serving import gates
+from symmlib.serving.arms import Arm
 from symmlib.serving.gates import Measurement
 
 QPS, COUNT = 4.0, 40
@@ -34,11 +35,18 @@ def result(late_s: dict[int, float] | None = None, **changes) -> dict:
 def measurement(tmp_path):
     """Makes the `Measurement` of an arm from its result and from what its ranks counted."""
 
-    def make(arm: str, result: dict, calls: list[dict] | None = None, block: int = 1) -> Measurement:
-        place = tmp_path / f"{block}-{arm.replace('/', '-')}"
+    def make(
+        arm: str | dict, result: dict, calls: list[dict] | None = None, block: int = 1, schedule: str = "s"
+    ) -> Measurement:
+        arm = Arm.of(arm)
+        place = tmp_path / f"{block}-{arm.name.replace('/', '-')}"
         (place / "trace").mkdir(parents=True)
         (place / "qps.json").write_text(json.dumps(result))
-        calls = calls or [call(arm if arm != "router" else "host/one_shot", 1000, by_table=True)]
+        planned = (np.arange(1, COUNT + 1) / QPS).tolist()
+        note = {"schedule_sha256": f"{schedule}{block}", "planned_s": planned}
+        (place / "qps.schedule.json").write_text(json.dumps(note))
+        served_by = "host/one_shot" if arm.all_reduce == "router" else arm.all_reduce
+        calls = calls or [call(served_by, 1000, by_table=True)]
         for rank in (0, 1):
             (place / "trace" / f"rank-{rank}.json").write_text(json.dumps({"rank": rank, "calls": calls}))
         return Measurement(block, arm, 2, QPS, place / "qps.json", place / "trace")
@@ -70,7 +78,9 @@ def test_sound_measurements_pass_every_gate(measurement):
     assert set(checked.frame()["gate"]) == {
         "no failed requests",
         "same schedule",
+        "sent on time",
         "achieved rate",
+        "no growing queue",
         "intended all-reduce",
     }
 
@@ -87,18 +97,69 @@ def test_an_arm_that_was_sent_other_requests_is_found_out(measurement):
     assert [name for name in found if "same schedule" in name] == ["same schedule: TP=2, QPS 4, router, block 1"]
 
 
+def test_an_arm_that_was_sent_other_prompts_is_found_out_by_the_hash_of_its_schedule(measurement):
+    found = failures(*(measurement(arm, result()) for arm in ("gloo", "vllm/shm")),
+                     measurement("router", result(), schedule="t"))  # fmt: skip
+    assert list(found) == ["same schedule: TP=2, QPS 4, router, block 1"]
+
+
+def test_of_two_arms_that_differ_neither_is_believed(measurement):
+    found = failures(measurement("gloo", result()), measurement("router", result(), schedule="t"))
+    assert len(found) == 2 and all(name.startswith("same schedule") for name in found)
+
+
+def test_two_blocks_with_one_schedule_are_no_two_repetitions(measurement):
+    members = [measurement("gloo", result(), block=block, schedule="") for block in (1, 2)]
+    for member in members:
+        member.schedule["schedule_sha256"] = "one"
+    assert any("two blocks have the same schedule" in reason for reason in failures(*members).values())
+
+
 def test_an_arm_that_stumbled_is_found_out_even_if_it_ran_first_and_the_others_are_not_blamed(measurement):
     first = measurement("gloo", result(late_s={number: 1.0 for number in range(5, 9)}))
     found = failures(first, *(measurement(arm, result()) for arm in ("vllm/shm", "router")))
-    assert list(found) == ["same schedule: TP=2, QPS 4, gloo, block 1"]
-    assert "1000 ms" in found["same schedule: TP=2, QPS 4, gloo, block 1"]
+    assert list(found) == ["sent on time: TP=2, QPS 4, gloo, block 1"]
+    assert "1000 ms late" in found["sent on time: TP=2, QPS 4, gloo, block 1"]
 
 
 def test_blocks_have_schedules_of_their_own(measurement):
-    late = {number: 0.6 for number in range(10)}
-    members = [measurement(arm, result(late), block=2) for arm in ("gloo", "router")]
-    members += [measurement(arm, result(), block=1) for arm in ("gloo", "router")]
+    members = [measurement(arm, result(), block=block) for block in (1, 2) for arm in ("gloo", "router")]
     assert not failures(*members)
+
+
+def test_a_queue_that_grows_makes_latencies_void(measurement):
+    waits = result(ttfts=(np.arange(COUNT) * 2.0).tolist(), duration=COUNT / QPS + 2.0 * (COUNT - 1) + 0.015)
+    found = failures(measurement("gloo", result()), measurement("router", waits))
+    assert list(found) == ["no growing queue: TP=2, QPS 4, router, block 1"]
+
+
+def test_a_gpu_that_was_slowed_down_makes_its_rate_void_with_the_cause(measurement):
+    members = [measurement("gloo", result()), measurement("router", result())]
+    for member, said in zip(members, ([], ["GPU 0: hw thermal slowdown"]), strict=True):
+        member.path.with_name("qps.throttled.json").write_text(json.dumps(said))
+    found = failures(*members)
+    assert found == {"no throttling: TP=2, QPS 4, router, block 1": "GPU 0: hw thermal slowdown"}
+
+
+def test_vllms_own_all_reduces_are_told_by_its_log(measurement):
+    line = (
+        "INFO Using ['CUSTOM', 'SYMM_MEM', 'PYNCCL'] all-reduce backends (in dispatch order) for group 'tp:0' out of"
+        " potential backends: ['CUSTOM', 'SYMM_MEM', 'PYNCCL'].\n"
+    )
+    given = {"all_reduce": "vllm-default"}
+    arms = {
+        "on": given | {"name": "on", "must_use": ["SYMM_MEM"]},
+        "off": given | {"name": "off", "must_not_use": ["SYMM_MEM"]},
+        "flash": given | {"name": "flash", "must_use": ["FLASHINFER"]},
+    }
+    members = [measurement(arm, result()) for arm in arms.values()]
+    for member in members:
+        (member.trace.parent / "server.log").write_text(line)
+    found = failures(*members)
+    assert set(found) == {f"intended all-reduce: TP=2, {name}, block 1" for name in ("off", "flash")}
+    assert "vLLM uses SYMM_MEM, which this arm must not" in found["intended all-reduce: TP=2, off, block 1"]
+    (members[0].trace.parent / "server.log").write_text("")
+    assert "does not say" in failures(members[0])["intended all-reduce: TP=2, on, block 1"]
 
 
 def test_a_client_that_sends_too_slowly_is_found_out(measurement):

@@ -42,7 +42,7 @@ def test_a_hub_id_is_left_to_vllm(tmp_path):
 
 @pytest.mark.parametrize("name", ["tinny", "/no/such/place", "./models/llama/8b", "~nouser/x", "", "a\0b", "x" * 5000])
 def test_what_is_no_model_is_refused_with_what_would_be_one(name, tmp_path):
-    with pytest.raises(UsageError, match="Give 'tiny', a directory with a config.json, or a hub id"):
+    with pytest.raises(UsageError, match="Give 'tiny', .*a directory with a config.json, or a hub id"):
         find_model(name, tmp_path)
 
 

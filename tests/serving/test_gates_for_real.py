@@ -1,0 +1,92 @@
+"""Gates that a real server and a real client trip: one server, of two requests at a time and without the plug-in."""
+
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from symmlib.serving import ServingExperiment, gates, load, server
+from symmlib.serving.arms import Arm
+from symmlib.serving.gates import Measurement
+from symmlib.serving.model import find_model
+
+EXPERIMENT = ServingExperiment(
+    qps=(4,), duration_s=3, input_len=16, output_len=8, blocks=1, tier="smoke", arms=("router", "gloo"),
+    max_model_len=256, server_args=("--max-num-seqs", "2"),
+)  # fmt: skip
+STOPPED_S = 0.7
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A server and a client, ready."""
+    place = tmp_path_factory.mktemp("serving")
+    model, arm = find_model("tiny", place / "model"), Arm.of("vllm-default")
+    env = server.environment(model, arm, 2, "cpu", trace=place / "trace")
+    with (
+        server.Server(env, log=place / "server.log", label="the test's server") as one,
+        load.Client(place / "client.log") as client,
+    ):
+        one.wait_until_imported()
+        port = server.free_port()
+        one.start(server.command(EXPERIMENT, model, arm, 2, port, "cpu"), port)
+        one.wait_until_ready(240)
+        client.wait_until_ready()
+        yield SimpleNamespace(place=place, model=model, url=one.url, client=client)
+
+
+def measured(running, name: str, qps: float, *, instead: dict[str, str] | None = None) -> Measurement:
+    """One rate, sent and kept as `run` does it, with arguments of `vllm bench serve` replaced by name."""
+    place = running.place / name
+    (place / "trace").mkdir(parents=True)
+    path = place / f"qps-{qps:g}.json"
+    arguments = load.bench_arguments(EXPERIMENT, running.model, running.url, qps, 1, path, {"arm": "router"})
+    for option, value in (instead or {}).items():
+        arguments[arguments.index(option) + 1] = value
+    running.client.bench(arguments, path.with_suffix(""), timeout_s=120)
+    return Measurement(1, Arm.of("router"), 2, qps, path, place / "trace")
+
+
+def reasons(measurement: Measurement) -> dict[str, str]:
+    """gate -> reason, of those that failed."""
+    checked = gates.check([measurement])
+    rows = checked.frame()
+    bad = rows[rows["status"] == "invalid"]
+    assert bool(len(bad)) == bool(checked.invalid)
+    return dict(zip(bad["gate"], bad["reason"], strict=True))
+
+
+def test_a_server_whose_plug_in_was_not_active_is_found_out_and_nothing_else_is_wrong(running):
+    found = reasons(measured(running, "no-plug-in", 4))
+    assert list(found) == ["intended all-reduce"]
+    assert "0 of 2 ranks left a trace: was the plug-in loaded?" in found["intended all-reduce"]
+
+
+def test_a_request_that_the_server_refuses_is_a_failed_one(running):
+    found = reasons(measured(running, "refused", 4, instead={"--random-output-len": "4000"}))
+    assert "12 of 12 requests failed" in found["no failed requests"]
+
+
+def test_a_server_that_cannot_keep_up_is_found_out_by_its_queue(running):
+    more = {"--random-output-len": "120", "--num-prompts": "120"}
+    found = reasons(measured(running, "overloaded", 40, instead=more))
+    assert "requests in flight in the second quarter" in found["no growing queue"]
+
+
+def test_a_client_that_stops_for_a_while_is_found_out(running):
+    result = {}
+    sending = threading.Thread(target=lambda: result.update(found=reasons(measured(running, "stopped", 4))))
+    sending.start()
+    note = running.place / "stopped" / f"qps-4{load.SCHEDULE}"
+    while not note.exists():  # it is about to send
+        assert sending.is_alive()
+    members = running.client.members()
+    for number, lasts_s in ((signal.SIGSTOP, STOPPED_S), (signal.SIGCONT, 0)):
+        for pid in members:
+            os.kill(pid, number)
+        time.sleep(lasts_s)  # the fault itself, not a wait for something
+    sending.join()
+    assert "ms late" in result["found"]["sent on time"]

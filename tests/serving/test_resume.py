@@ -1,0 +1,116 @@
+"""A killed experiment goes on where it was: what ran to its end stays, what was left running ends, nobody else's does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from symmlib.errors import UsageError
+from symmlib.runs import Run
+from symmlib.serving import ServingExperiment, claim
+from symmlib.serving.turns import all_turns, take_up
+
+SMALL = {"qps": [4], "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
+SMALL |= {"arms": ["gloo", "router"]}
+SYMMLIB = str(Path(sys.executable).with_name("symmlib"))
+
+
+def start(*arguments: str, log: Path) -> subprocess.Popen:
+    with open(log, "w") as said:
+        return subprocess.Popen([SYMMLIB, *arguments], stdout=said, stderr=said, process_group=0)
+
+
+def wait_for(condition, main: subprocess.Popen, log: Path, timeout_s: float = 240):
+    """What `condition` returns as soon as that is true; `main` runs meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert main.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)  # polls files of a real run
+    return found
+
+
+def test_a_run_killed_in_the_middle_of_a_block_goes_on_after_its_last_whole_arm(tmp_path):
+    profile, reports, log = tmp_path / "mine.yaml", tmp_path / "reports", tmp_path / "said"
+    profile.write_text(yaml.safe_dump({"name": "mine", "parameters": {"04_serving": SMALL}}))
+    main = start("run", str(profile), "--reports-dir", str(reports), log=log)
+    try:
+        whole = wait_for(lambda: list(reports.glob("runs/*/raw/serving/*/*/turn.json")), main, log)[0]
+        run = Run.open(whole.parents[4])
+        # A second suite meanwhile is told who holds the machine.
+        second = subprocess.run([SYMMLIB, "serve", "--profile", str(profile), "--out", str(tmp_path / "second")],
+                                capture_output=True, text=True, timeout=120)  # fmt: skip
+        assert second.returncode == 2 and run.id in second.stderr, second.stderr
+        servers = [one for one in psutil.Process(main.pid).children(recursive=True) if one.pid != main.pid]
+        os.killpg(main.pid, signal.SIGKILL)
+        main.wait()
+    finally:
+        if main.poll() is None:
+            main.kill()
+    gone, alive = psutil.wait_procs(servers, timeout=30)
+    assert not alive, alive
+    assert run.manifest["status"] == "running"
+    before = {path: path.read_bytes() for path in whole.parent.glob("*.json")}
+
+    log = tmp_path / "said-again"
+    again = start("run", str(run.path / "params.yaml"), "--reports-dir", str(reports), log=log)
+    assert again.wait(300) == 0, log.read_text()
+    assert "going on with it" in log.read_text() and "1 of 2 servers have run already" in log.read_text()
+    assert len(list(reports.glob("runs/*"))) == 1 and run.manifest["status"] in ("ok", "invalid")
+    assert before == {path: path.read_bytes() for path in whole.parent.glob("*.json")}
+    assert len(list(run.path.glob("raw/serving/*/*/turn.json"))) == 2
+    summary = (run.results / "serving_summary.csv").read_text()
+    assert ",gloo," in summary and ",router," in summary
+    assert (run.results / "comparison.csv").read_text().count("\n") == 1 + 4 * 5
+
+
+def test_what_is_kept_was_made_by_the_very_same_experiment(tmp_path):
+    experiment = ServingExperiment(**SMALL)
+    turns = all_turns(experiment, tmp_path)
+    assert take_up(turns, tmp_path, {"hash": "a"}) == turns
+    turns[0].place.mkdir(parents=True)
+    turns[0].finish(ready_s=1.0)
+    turns[1].place.mkdir(parents=True)
+    (turns[1].place / "qps-4.json").write_text("{}")  # half a turn
+    assert take_up(turns, tmp_path, {"hash": "a"}) == turns[1:]
+    assert turns[0].place.is_dir() and not turns[1].place.exists()
+    assert take_up(turns, tmp_path, {"hash": "b"}) == turns
+    assert not turns[0].place.exists()
+    assert json.loads((tmp_path / "experiment.json").read_text()) == {"hash": "b"}
+
+
+def test_only_what_was_started_for_this_directory_is_ended_and_its_shared_memory_removed(tmp_path):
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    memory = Path(f"/dev/shm/psm_test{os.getpid()}")
+    memory.write_bytes(b"0")
+    started = {}
+    try:
+        for place in (mine, others):
+            place.mkdir()
+            env = {**os.environ, claim.MARK: str(place)}
+            started[place] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
+        (mine / claim.MEMORY).write_text(json.dumps([str(memory), "/etc/hostname", "/dev/shm/psm_x/../../etc/hosts"]))
+        assert claim.end_orphans(mine) == 1
+        assert started[mine].wait(10) is not None and started[others].poll() is None
+        assert not memory.exists() and Path("/etc/hostname").exists() and Path("/etc/hosts").exists()
+    finally:
+        memory.unlink(missing_ok=True)
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_a_device_is_held_by_one_at_a_time_and_let_go_of():
+    with claim.alone(["test-device"], "run one"):
+        said = r"GPU test-device serves run one \(process \d+\) at this moment"
+        with pytest.raises(UsageError, match=said), claim.alone(["test-device"], "run two"):
+            pass
+    with claim.alone(["test-device"], "run two"):
+        pass
