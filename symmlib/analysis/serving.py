@@ -23,7 +23,8 @@ TOO_SMALL = "n too small"
 
 TIERS = {"smoke": 1, "quick": 3, "standard": 6, "full": 10}  # blocks; smoke gives no verdict
 MAX_BLOCKS = 20  # the exact test visits 2^blocks assignments of signs
-DELTA = 0.03  # a difference below 3 % is none that matters; an A/A experiment is to measure the floor
+DELTA = 0.03  # a difference below 3 % is none that matters; `noise_floor` of an A/A experiment takes its place
+LEAST_DELTA = 0.01  # few cells of two equal arms can agree by luck, and nobody changes a server for less than 1 %
 CONFIDENCE = 0.95  # that of all intervals of a family together
 NO_VERDICT = "none"  # what the column `verdict` says in tier smoke, which has no interval to read one off
 
@@ -34,8 +35,9 @@ REQUEST_COLUMNS = [
 SUMMARY_COLUMNS = ["block", "arm", "tp", "qps", "metric", "statistic", "value_ms", "requests", "note"]
 COMPARISON_COLUMNS = [
     "tp", "qps", "metric", "statistic", "baseline", "treatment", "ratio", "ci_low", "ci_high", "p_value", "blocks",
-    "tier", "verdict", "note",
+    "tier", "verdict", "note", "delta",
 ]  # fmt: skip
+FLOOR_COLUMNS = ["metric", "statistic", "delta", "blocks", "cells"]
 FAMILY = ["baseline", "treatment", "metric", "statistic"]  # what is asked in every cell: one question, many answers
 
 
@@ -91,7 +93,7 @@ def compare(
     pairs: Iterable[tuple[str, str]],
     *,
     tier: str = "full",
-    delta: float = DELTA,
+    delta: float | pd.DataFrame | Mapping[tuple[str, str], float] = DELTA,
     invalid: Mapping[tuple, str] | None = None,
 ) -> pd.DataFrame:
     """Compare (baseline, treatment) `pairs` over the blocks of `summary` (columns: SUMMARY_COLUMNS).
@@ -100,10 +102,13 @@ def compare(
     faster; `blocks` those that both arms completed; `tier` the one that these earn, at most `tier`. `invalid` maps
     (tp, qps, arm) to the reason why the arm's times there do not count.
 
+    `delta`: one number, or one for each (metric, statistic): a mapping, or the frame that `noise_floor` gives; what is
+    not in it is judged by DELTA. The column `delta` holds the one used.
+
     The cells of one (baseline, treatment, metric, statistic) are a family, judged together, so that many cells do not
     find by chance what one would not:
     `ci_low`, `ci_high`: a t interval over blocks at confidence 1 − 0.05 / cells (Bonferroni), so that with 95 % all
-    intervals of the family cover their true ratios at once. `verdict` is read off this interval.
+    intervals of the family cover their true ratios at once. `verdict` is read off this interval and the ratio.
     `p_value`: an exact two-sided sign-flip test of d = 0, adjusted by Holm over the family. It stands beside the
     verdict and does not enter it: 3 blocks cannot give less than 1/4, whatever the effect.
     Cells that a gate found invalid count too, which makes the others no bolder. In the tier `smoke` there is no
@@ -123,7 +128,8 @@ def compare(
     table["p_value"] = table["d"].map(sign_flip_p)
     families = table.groupby(FAMILY, sort=False)["p_value"]
     table = table.assign(p_value=families.transform(holm), cells=families.transform("count"))
-    judged = [_judge(row.d, row.cells, tier, delta, bool(row.reason)) for row in table.itertuples()]
+    table["delta"] = _deltas(table, delta)
+    judged = [_judge(row.d, row.cells, tier, row.delta, bool(row.reason)) for row in table.itertuples()]
     table = table.join(pd.DataFrame(judged, columns=["ratio", "ci_low", "ci_high", "blocks", "tier", "verdict"]))
     table["note"] = table["reason"].where((table["reason"] != "") | (table["blocks"] > 0), TOO_SMALL)
     return table[COMPARISON_COLUMNS]
@@ -170,16 +176,48 @@ def equivalence_band(delta: float = DELTA) -> tuple[float, float]:
     return 1 / (1 + delta), 1 + delta
 
 
-def verdict(low: float, high: float, delta: float = DELTA) -> str:
-    """What the interval [`low`, `high`] of a latency ratio says against `equivalence_band`; "none" without interval."""
-    least, most = equivalence_band(delta)
+def verdict(ratio: float, low: float, high: float, delta: float = DELTA) -> str:
+    """What a latency ratio and its interval [`low`, `high`] say; "none" without an interval.
+
+    Two questions are kept apart. Is there a difference: does the interval exclude 1? Does it matter: does the ratio lie
+    beyond `equivalence_band(delta)`? "faster" and "slower" say yes to both. "equivalent" says that the whole interval
+    lies inside the band, even where it excludes 1. All else is "inconclusive". To ask that the whole interval lie
+    beyond the band would be a test of "larger than delta", which finds an effect little above delta only with many
+    blocks (docs/serving-statistics.md).
+    """
     if math.isnan(low) or math.isnan(high):
         return NO_VERDICT
-    if high < least:
+    least, most = equivalence_band(delta)
+    if least <= low and high <= most:
+        return "equivalent"
+    if high < 1 and ratio < least:
         return "faster"
-    if low > most:
-        return "slower"
-    return "equivalent" if least <= low and high <= most else "inconclusive"
+    return "slower" if low > 1 and ratio > most else "inconclusive"
+
+
+def noise_floor(comparison: pd.DataFrame) -> pd.DataFrame:
+    """What two equal arms differ by: FLOOR_COLUMNS, a row per (metric, statistic) of an A/A experiment's `comparison`.
+
+    `delta`: the largest difference over the cells, as a factor (exp |ln ratio| − 1, so that swapping the arms changes
+    nothing), at least LEAST_DELTA; rounded up to 1e-6, so that the cell that set it does not lie beyond it. `cells`:
+    those that count, which are neither invalid nor empty; `blocks`: those of the cell that has the fewest.
+    """
+    counting = comparison[(comparison["verdict"] != "invalid") & comparison["ratio"].notna()]
+    rows = []
+    for (metric, statistic), cells in counting.groupby(["metric", "statistic"], sort=False):
+        largest = math.exp(cells["ratio"].map(math.log).abs().max()) - 1
+        delta = max(LEAST_DELTA, math.ceil(largest * 1e6) / 1e6)
+        rows.append((metric, statistic, delta, int(cells["blocks"].min()), len(cells)))
+    return pd.DataFrame(rows, columns=FLOOR_COLUMNS)
+
+
+def _deltas(table: pd.DataFrame, delta: float | pd.DataFrame | Mapping[tuple[str, str], float]) -> list[float]:
+    """The delta of every row of `table` by its `metric` and `statistic`."""
+    if isinstance(delta, pd.DataFrame):
+        delta = {(row.metric, row.statistic): row.delta for row in delta.itertuples()}
+    if isinstance(delta, Mapping):
+        return [float(delta.get(asked, DELTA)) for asked in zip(table["metric"], table["statistic"], strict=True)]
+    return [float(delta)] * len(table)
 
 
 def _judge(d: np.ndarray, cells: int, tier: str, delta: float, is_invalid: bool) -> list:
@@ -187,7 +225,7 @@ def _judge(d: np.ndarray, cells: int, tier: str, delta: float, is_invalid: bool)
     earned = min(tier_of(len(d)), tier, key=list(TIERS).index)
     low, high = t_interval(d, cells) if earned != "smoke" else (math.nan, math.nan)
     ratio = math.exp(d.mean()) if len(d) else math.nan
-    said = "invalid" if is_invalid else verdict(math.exp(low), math.exp(high), delta)
+    said = "invalid" if is_invalid else verdict(ratio, math.exp(low), math.exp(high), delta)
     return [ratio, math.exp(low), math.exp(high), len(d), earned, said]
 
 

@@ -2,7 +2,8 @@
 
 `headline` is the answer in one line, `sentences` the few lines that carry it; both are printed at the end of
 `symmlib run` and stand first in the report. They say no more than the tables: every verdict comes from the column
-`verdict` of the comparison, read off an interval that accounts for the number of cells (`symmlib.analysis.serving`).
+`verdict` of the comparison, read off an interval that accounts for the number of cells, and off the band that is as
+good as no change (`symmlib.analysis.serving`).
 """
 
 import pandas as pd
@@ -186,7 +187,9 @@ def _claim(rows: pd.DataFrame, metric: str, verdict: str) -> str:
     if verdict == "equivalent":
         return f"{treatment} takes as long {METRICS[metric]} as {baseline}"
     if verdict == "inconclusive":
-        return f"it is undecided whether {treatment} or {baseline} is faster {METRICS[metric]}"
+        return (
+            f"it is undecided whether {treatment} or {baseline} is faster {METRICS[metric]} by an amount that matters"
+        )
     amount, direction = words.change(rows.ratio)
     if "%" in amount:
         less = "less" if direction == "faster" else "more"

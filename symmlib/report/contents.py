@@ -29,12 +29,13 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
+OPTIONAL_TABLES = {"noise_floor": ("04_serving", "metric statistic delta blocks cells")}  # most runs have none
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
-TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source"]
 
 
 @dataclass
@@ -92,8 +93,10 @@ def read(run_dir: Path) -> Contents:
     contents = Contents(path, read_manifest(path))
     contents.missing += _failures(contents)
     for name, (step, columns) in TABLES.items():
-        table = _table(contents, f"results/{name}.csv", step, columns.split())
-        contents.tables[name] = table
+        contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split())
+    for name, (step, columns) in OPTIONAL_TABLES.items():
+        there = (path / "results" / f"{name}.csv").is_file()
+        contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split()) if there else None
     step, columns = TABLES["allreduce_summary"]
     contents.tables["held_out"] = _table(contents, HELD_OUT, "03_routing", columns.split())
     contents.routes = _routes(contents)

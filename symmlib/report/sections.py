@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib.analysis import fastest, published, verdicts, words
+from symmlib.analysis import bands, fastest, published, verdicts, words
 from symmlib.analysis.allreduce import VLLM_WAYS
 from symmlib.report import contents, figures
 from symmlib.report.contents import Contents
@@ -71,7 +71,7 @@ def serving(run: Contents) -> dict:
         section["plots"].append(plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
     if comparison is not None:
         if (verdicts.headline_rows(comparison).verdict != "invalid").any():
-            section["effects"].append(plot("effects", figures.effects, comparison))
+            section["effects"].append(plot("effects", figures.effects, comparison, run.tables["noise_floor"]))
         section["table"] = _comparison_table(comparison)
     return section
 
@@ -166,16 +166,29 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
             words.ratio_interval(row.ci_low, row.ci_high, row.ratio) if pd.notna(row.ci_low) else "–",
             _number(row.p_value, lambda value: f"{value:.3g}"),
             f"{row.blocks:g}",
+            unbroken(bands.width(row.delta)),
             row.verdict or "none",
         ]
-        for row in comparison[comparison.ratio.notna()].itertuples()
+        for row in bands.with_delta(comparison[comparison.ratio.notna()]).itertuples()
     ]
-    columns = ["TP", "QPS", "what", "treatment / baseline", "ratio", "95 % interval", "exact p", "blocks", "verdict"]
+    columns = [
+        "TP",
+        "QPS",
+        "what",
+        "treatment / baseline",
+        "ratio",
+        "95 % interval",
+        "exact p",
+        "blocks",
+        "band",
+        "verdict",
+    ]
     caption = (
         "Every comparison. Its cells (TP, QPS) are judged together: with 95 % all their intervals cover the true "
-        "ratios at once, and p is adjusted by Holm."
+        "ratios at once, and p is adjusted by Holm. Faster and slower: the interval leaves out 1 and the ratio lies "
+        "beyond the band; equivalent: the interval lies inside it."
     )
-    return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7}))
+    return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7, 8}))
 
 
 def _before_after(row, metric: str) -> tuple[str, str]:

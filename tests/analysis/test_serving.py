@@ -101,12 +101,84 @@ def test_comparing_the_other_way_round_inverts_the_ratio_and_keeps_the_p():
         ([20, 21, 19], "slower"),
         ([10.01, 10.0, 9.99], "equivalent"),
         ([9.8, 9.81, 9.79], "equivalent"),  # sure to be faster, by less than matters
+        ([9.5, 9.35, 9.65], "faster"),  # sure to be faster, not sure to be so by more than 3 %
+        ([9.75, 9.63, 9.87], "inconclusive"),  # sure to be faster, by perhaps more than matters
         ([5, 20, 10], "inconclusive"),
     ],
 )
-def test_a_verdict_is_read_off_the_interval_against_three_percent(router, verdict):
+def test_a_verdict_is_read_off_the_interval_and_the_ratio_against_three_percent(router, verdict):
     table = serving.compare(summary({"gloo": [10, 10, 10], "router": router}), [("gloo", "router")])
     assert table["verdict"].item() == verdict
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "said"),
+    [
+        (0.95, 0.91, 0.99, "faster"),
+        (0.95, 0.90, 1.003, "inconclusive"),  # relevant, not significant
+        (0.98, 0.95, 0.999, "inconclusive"),  # significant, not shown to be relevant
+        (0.98, 0.975, 0.985, "equivalent"),  # significant and irrelevant
+        (0.99, 0.96, 1.02, "inconclusive"),
+        (0.80, math.nan, math.nan, "none"),
+    ],
+)
+def test_what_is_significant_is_kept_apart_from_what_is_relevant(ratio, low, high, said):
+    assert serving.verdict(ratio, low, high, 0.03) == said
+    swapped = {"faster": "slower"}.get(said, said)
+    assert serving.verdict(1 / ratio, 1 / high, 1 / low, 0.03) == swapped
+
+
+def test_the_ends_of_the_band_belong_to_it():
+    least, most = serving.equivalence_band(0.03)
+    assert serving.verdict(1, least, most, 0.03) == "equivalent"
+    assert serving.verdict(least, 0.9, 0.999, 0.03) == serving.verdict(most, 1.001, 1.1, 0.03) == "inconclusive"
+    assert (
+        serving.verdict(1, least - 1e-9, most, 0.03) == serving.verdict(1, least, most + 1e-9, 0.03) == "inconclusive"
+    )
+
+
+def test_every_metric_and_statistic_is_judged_by_its_own_delta():
+    times = pd.concat([summary({"gloo": [10] * 3, "router": [9.8, 9.81, 9.79]}, metric=m) for m in ("ttft", "tpot")])
+    pair = [("gloo", "router")]
+    assert serving.compare(times, pair)[["verdict", "delta"]].to_numpy().tolist() == [["equivalent", 0.03]] * 2
+    assert serving.compare(times, pair, delta=0.01)["verdict"].to_list() == ["faster", "faster"]
+    floor = pd.DataFrame([["tpot", "median", 0.015, 6, 2]], columns=serving.FLOOR_COLUMNS)
+    for deltas in (floor, {("tpot", "median"): 0.015}):
+        table = serving.compare(times, pair, delta=deltas).set_index("metric")
+        assert table["delta"].to_dict() == {"ttft": serving.DELTA, "tpot": 0.015}
+        assert table["verdict"].to_dict() == {"ttft": "equivalent", "tpot": "faster"}
+    assert set(serving.compare(times, pair, delta=floor.iloc[:0])["delta"]) == {serving.DELTA}
+
+
+def test_a_noise_floor_is_the_largest_difference_that_equal_arms_showed():
+    times = cells({4: [10.2] * 3, 8: [9.5] * 3, 16: [5] * 3}, gloo=[10] * 3)
+    table = serving.compare(times, [("gloo", "router")], invalid={(2, 16, "gloo"): "rate: too slow"})
+    (row,) = serving.noise_floor(table).itertuples(index=False)
+    assert list(serving.noise_floor(table).columns) == serving.FLOOR_COLUMNS
+    assert (row.metric, row.statistic, row.blocks, row.cells) == ("tpot", "median", 3, 2)
+    assert row.delta == pytest.approx(10 / 9.5 - 1, abs=1e-6), "a factor: whichever arm was the faster"
+
+
+def test_a_noise_floor_is_one_percent_at_least_and_counts_the_fewest_blocks():
+    times = cells({4: [10.01] * 3, 8: [10.02] * 2}, gloo=[10] * 3)
+    (row,) = serving.noise_floor(serving.compare(times, [("gloo", "router")])).itertuples(index=False)
+    assert (row.delta, row.blocks, row.cells) == (serving.LEAST_DELTA, 2, 2)
+
+
+def test_where_no_cell_counts_there_is_no_noise_floor():
+    times = cells({4: [math.nan] * 3}, gloo=[10] * 3)
+    nothing = serving.compare(pd.DataFrame(columns=serving.SUMMARY_COLUMNS), [("gloo", "router")])
+    for table in (serving.compare(times, [("gloo", "router")]), nothing):
+        floor = serving.noise_floor(table)
+        assert floor.empty and list(floor.columns) == serving.FLOOR_COLUMNS
+
+
+def test_a_noise_floor_judges_its_own_experiment_as_no_different():
+    table = serving.compare(cells({4: [9.8, 9.81, 9.79], 8: [10.3, 10.31, 10.29]}, gloo=[10] * 3), [("gloo", "router")])
+    floor = serving.noise_floor(table)
+    for row in table.itertuples():
+        said = serving.verdict(row.ratio, row.ci_low, row.ci_high, floor["delta"].item())
+        assert said in ("equivalent", "inconclusive")
 
 
 def test_one_block_gives_no_interval_and_no_verdict():
@@ -157,8 +229,8 @@ def test_the_intervals_of_all_cells_together_have_ninety_five_percent(count):
 
 
 def test_what_one_cell_alone_would_decide_two_cells_leave_open():
-    router = 10 * np.exp(-0.1 + np.array([-0.024, 0, 0.024]))  # a mean of -0.1, a standard deviation of 0.024
-    # One cell: -0.1 + 4.303 * 0.024 / sqrt(3) = -0.040, beyond -ln 1.03 = -0.030. Two: -0.1 + 6.205 * ... = -0.014.
+    router = 10 * np.exp(-0.1 + np.array([-0.034, 0, 0.034]))  # a mean of -0.1, a standard deviation of 0.034
+    # One cell: -0.1 + 4.303 * 0.034 / sqrt(3) = -0.016, below 0. Two: -0.1 + 6.205 * ... = 0.022.
     alone = serving.compare(cells({4: router}, gloo=[10] * 3), [("gloo", "router")])
     both = serving.compare(cells({4: router, 8: router}, gloo=[10] * 3), [("gloo", "router")])
     assert alone["verdict"].to_list() == ["faster"]

@@ -192,10 +192,25 @@ def test_the_effects_show_the_band_that_verdicts_are_read_against(comparison):
     figure = figures.effects(comparison)
     for axes in figure.axes:
         (band,) = axes.patches
-        assert serving.verdict(band.get_x(), band.get_x() + band.get_width()) == "equivalent"
-        assert serving.verdict(band.get_x() - 1e-6, 1) == serving.verdict(1, band.get_x() + 1e-6 + band.get_width())
-        assert serving.verdict(band.get_x() - 1e-6, 1) == "inconclusive"
-    assert "band ±3 %" in figure.reading
+        least, most = band.get_x(), band.get_x() + band.get_width()
+        assert serving.verdict(1, least, most) == "equivalent"
+        assert serving.verdict(least - 1e-6, least - 0.05, 0.99) == "faster"
+        assert serving.verdict(most + 1e-6, 1.01, most + 0.05) == "slower"
+        assert serving.verdict(least + 1e-6, least - 0.05, 0.99) == "inconclusive"
+    assert figure.reading.endswith("The band is assumed: ±3 %; symmlib serve --aa measures it.")
+
+
+def test_the_effects_draw_each_metric_s_own_band_and_say_where_it_comes_from(comparison):
+    deltas = {"ttft": 0.05, "tpot": 0.0142}
+    floor = pd.DataFrame([[metric, "median", delta, 6, 2, ""] for metric, delta in deltas.items()],
+                         columns=[*serving.FLOOR_COLUMNS, "source"])  # fmt: skip
+    figure = figures.effects(comparison.assign(delta=comparison.metric.map(deltas)), floor)
+    for axes, delta in zip(figure.axes, (0.0142, 0.05), strict=True):
+        (band,) = axes.patches
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(serving.equivalence_band(delta))
+    assert figure.reading.endswith(
+        "The band is ±5 % for TTFT and ±1.4 % for TPOT, measured by an A/A experiment (6 blocks)."
+    )
 
 
 def test_several_settings_and_tensor_parallel_sizes_get_panels_of_their_own(allreduce_summary, serving_summary):

@@ -13,7 +13,7 @@ import pytest
 from symmlib import suite
 from symmlib.analysis import words
 from symmlib.errors import UsageError
-from symmlib.report import contents, make_index, make_report, style, timings
+from symmlib.report import contents, make_index, make_report, sections, style, timings
 from symmlib.routing import Route, RoutingTable
 from symmlib.runs import PROJECT, Run, write_csv, write_json, write_text
 
@@ -163,6 +163,31 @@ def test_what_the_profile_does_not_ask_for_is_no_failure(bare_run):
     ]
     files = "results/serving_summary.csv, results/comparison.csv, results/gates.csv"
     assert (files, "step 04_serving is not part of this run's profile") in run.left_out
+
+
+def test_a_noise_floor_is_read_where_there_is_one_and_missed_where_there_is_none(whole_run):
+    run = contents.read(whole_run)
+    assert run.tables["noise_floor"] is None and not run.missing
+    assert "The band is assumed: ±3 %" in Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    rows = [[metric, "median", 0.03, 6, 2, "run <1>"] for metric in ("ttft", "tpot")]
+    columns = ["metric", "statistic", "delta", "blocks", "cells", "source"]
+    write_csv(whole_run / "results" / "noise_floor.csv", pd.DataFrame(rows, columns=columns))
+    text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    assert "The band is ±3 %, measured by an A/A experiment (6 blocks, run <1>)." in text
+    write_text(whole_run / "results" / "noise_floor.csv", "damaged")
+    ((what, why),) = contents.read(whole_run).missing
+    assert what == "results/noise_floor.csv" and "no column" in why
+
+
+def test_the_table_of_comparisons_shows_each_row_s_band_and_that_of_older_files(whole_run, comparison):
+    assert "band" in comparison_rows(whole_run)[0] and "±3\u00a0%" in comparison_rows(whole_run)[1]
+    write_csv(whole_run / "results" / "comparison.csv", comparison.assign(delta=0.0142))
+    assert "±1.4\u00a0%" in comparison_rows(whole_run)[1]
+
+
+def comparison_rows(run_dir) -> list[list[str]]:
+    table = sections.serving(contents.read(run_dir))["table"]
+    return [table.columns, *table.rows]
 
 
 def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):

@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from symmlib.analysis import words
-from symmlib.analysis.serving import DELTA, equivalence_band
+from symmlib.analysis import bands, words
+from symmlib.analysis.serving import equivalence_band
 from symmlib.analysis.verdicts import METRICS, STATISTICS, headline_rows, tally
 from symmlib.report import style
 from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above, rate_axis, styled
@@ -68,13 +68,14 @@ def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compac
 
 
 @styled
-def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
+def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact: bool = False) -> Figure:
     """Ratio treatment/baseline with its interval: a row per cell and treatment, a panel per metric; 1 = no change.
 
-    The grey band holds the ratios that are as good as 1, against which verdicts are read. `comparison` has the columns
-    of `comparison.csv`; medians are drawn, or means where there are none. Invalid cells are left out.
+    The grey band holds the ratios that are as good as 1, by the rows' `delta`. `comparison` has the columns of
+    `comparison.csv`, `floor` those of `noise_floor.csv`, which says where the band comes from; medians are drawn, or
+    means where there are none. Invalid cells are left out.
     """
-    rows = headline_rows(comparison)
+    rows = bands.with_delta(headline_rows(comparison))
     rows = rows[(rows.ratio > 0) & (rows.verdict != "invalid")]
     metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
     pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
@@ -94,7 +95,8 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
             if pd.notna(row.ci_low) and pd.notna(row.ci_high):
                 axes.plot([row.ci_low, row.ci_high], [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
             axes.plot([row.ratio], [place], **{**look.line, "markersize": 6.5})
-        axes.axvspan(*equivalence_band(), color=style.COLOURS["grey"][0], alpha=0.15, linewidth=0)
+        for delta in rows[rows.metric == metric].delta.unique():  # one, where one experiment was judged
+            axes.axvspan(*equivalence_band(delta), color=style.COLOURS["grey"][0], alpha=0.15, linewidth=0)
         axes.axvline(1, color=style.COLOURS["ink"][0], linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
@@ -114,12 +116,13 @@ def effects(comparison: pd.DataFrame, compact: bool = False) -> Figure:
     figure.finding, figure.alt = _effect_words(rows)
     figure.reading = (
         "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is its "
-        f"simultaneous 95 % interval over the cells, the grey band ±{DELTA * 100:g} %. A bar left of the band says "
-        "faster, right of it slower, inside it as fast; one that crosses an edge of the band says nothing yet."
+        "simultaneous 95 % interval over the cells. A bar that leaves out 1, with its mark beyond the grey band, says "
+        "faster (left) or slower (right); a bar inside the band says as fast; any other says nothing yet."
         if rows.ci_low.notna().any()
         else "A mark is time with the treatment divided by time with the baseline; left of 1 is faster, in the grey "
-        f"band (±{DELTA * 100:g} %) as fast. So few blocks give no interval, and a mark alone proves nothing."
+        "band as fast. So few blocks give no interval, and a mark alone proves nothing."
     )
+    figure.reading += f" {bands.origin(rows, floor)}"
     return figure
 
 
