@@ -1,4 +1,4 @@
-"""A killed experiment goes on where it was: what ran to its end stays, what was left running ends, nobody else's does."""
+"""A killed experiment goes on where it was: what was whole stays, what was left running ends, nobody else's does."""
 
 import json
 import os
