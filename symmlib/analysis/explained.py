@@ -10,7 +10,7 @@ from symmlib.analysis.prediction import METRICS, STATISTICS
 
 
 def headline_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a prediction and a measurement, of the one statistic that speaks: the median, else the mean."""
+    """The rows with a prediction and a measurement, of the one statistic that speaks: the median, else the mean."""
     whole = table[table["predicted_ms"].notna() & table["measured_ms"].notna()]
     spoken = next((name for name in STATISTICS if (whole["statistic"] == name).any()), STATISTICS[0])
     return whole[whole["statistic"] == spoken]
@@ -20,7 +20,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """How much of each pair's change the all-reduce explains, a sentence for TPOT and one for TTFT, in this order;
     and for pairs without a prediction, why."""
     rows = headline_rows(table)
-    lines = []
+    lines, without = [], {}  # why there is no prediction -> the pairs of which that is so
     for (baseline, treatment), pair in table.groupby(["baseline", "treatment"], sort=False):
         mine = rows[(rows["baseline"] == baseline) & (rows["treatment"] == treatment)]
         lines += [
@@ -30,8 +30,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         ]
         if mine.empty:
             reasons = words.listed(dict.fromkeys(pair["note"].fillna("").replace("", "nothing was measured")))
-            lines.append(f"No prediction for {baseline} and {treatment}: {reasons}.")
-    return lines
+            without.setdefault(reasons, []).append(f"{baseline} and {treatment}")
+    return lines + [f"No prediction for {'; '.join(pairs)}: {reasons}." for reasons, pairs in without.items()]
 
 
 def _explained(rows: pd.DataFrame, metric: str, baseline: str, treatment: str) -> str:
@@ -46,7 +46,7 @@ def _explained(rows: pd.DataFrame, metric: str, baseline: str, treatment: str) -
         )
     share = words.span(known * 100, lambda value: f"{value:.0f} %").replace(" % to", " to")
     change = f"change in {metric} between {baseline} and {treatment}"
-    less = "" if len(known) == len(rows) else f", in the {len(known)} of {len(rows)} cells where it is no chance"
+    less = "" if len(known) == len(rows) else f" (in {len(known)} of {len(rows)} cells; elsewhere it may be chance)"
     if known.between(0, 1.05).all():
         return f"All-reduce explains {share} of the {change}{less}."
     return f"All-reduce alone predicts {share} of the measured {change}{less}."

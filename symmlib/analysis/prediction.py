@@ -206,7 +206,7 @@ def _dtype(calls: pd.DataFrame, arm: str) -> str:
 
 
 def _priced(steps: pd.DataFrame, calls: pd.DataFrame, arm: str, times: pd.DataFrame | None, tp: int) -> pd.DataFrame:
-    """For each of `steps`: `time_us` of one of its all-reduces in `arm`; is its size `outside` those that were timed?"""
+    """For each of `steps`: `time_us` of one of its all-reduces in `arm`; is its size `outside` the timed ones?"""
     mine = calls[calls["arm"] == arm]
     dtype = _dtype(mine, arm)
     if times is None or times.empty:
