@@ -28,7 +28,8 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
     "gates": ("04_serving", "gate cell status reason"),
     "prediction": (
         "04_serving",
-        "tp qps metric statistic baseline treatment predicted_ms measured_ms measured_low_ms measured_high_ms explained",
+        "tp qps metric statistic baseline treatment predicted_ms measured_ms "
+        "measured_low_ms measured_high_ms explained",
     ),
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),

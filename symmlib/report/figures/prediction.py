@@ -12,10 +12,8 @@ from symmlib.report.figures.serving import cell_words, rows_of_pairs
 from symmlib.report.svg import Figure
 
 BELOW = 0.3  # rows between a measured mark and the predicted one, so that both are seen where they agree
-PREDICTED = {
-    "marker": "D", "color": "none", "markerfacecolor": style.COLOURS["paper"][0],
-    "markeredgecolor": style.COLOURS["ink"][0], "markeredgewidth": 1.2, "markersize": 5,
-}  # fmt: skip
+INK = style.COLOURS["ink"][0]
+CROSS = {"marker": "x", "color": INK, "linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.6}  # no arm's marker
 
 
 @styled
@@ -43,8 +41,8 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
                 reach = [row.measured_low_ms, row.measured_high_ms]
                 axes.plot(reach, [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
             axes.plot([row.measured_ms], [place], **{**look.line, "markersize": 6.5})
-            axes.plot([row.predicted_ms], [place + BELOW], **PREDICTED)
-        axes.axvline(0, color=style.COLOURS["ink"][0], linewidth=1)
+            axes.plot([row.predicted_ms], [place + BELOW], **CROSS)
+        axes.axvline(0, color=INK, linewidth=1)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(4 if compact else 5, steps=[1, 2, 5, 10]))
         axes.set_ylim(height - 0.3, -0.6)
@@ -59,7 +57,7 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
     filled = {"color": style.COLOURS["muted"][0], "marker": "o", "linewidth": 2.4, "markersize": 6.5}
     has_interval = rows.measured_low_ms.notna().any()
     measured = "measured, with its 95 % interval" if has_interval else "measured"
-    key = [Line2D([], [], label=measured, **filled), Line2D([], [], label="predicted: all-reduce alone", **PREDICTED)]
+    key = [Line2D([], [], label=measured, **filled), Line2D([], [], label="predicted: all-reduce alone", **CROSS)]
     legend_above(figure, {}, columns=1 if compact else 2, more=key)
     said = sentences(rows)
     figure.finding = said[0].removesuffix(".")
@@ -67,8 +65,8 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
     figure.reading = (
         "A filled mark is the measured change from baseline to treatment"
         + (", its bar the 95 % interval of this cell over blocks" if has_interval else ": one block gives no interval")
-        + "; the hollow diamond below it is the change that all-reduce times alone predict, for the sizes that the "
-        "baseline's servers reduced. Left of 0 is faster. A diamond within the bar: the all-reduce is all there is to "
+        + "; the cross below it is the change that all-reduce times alone predict, for the sizes that the "
+        "baseline's servers reduced. Left of 0 is faster. A cross within the bar: the all-reduce is all there is to "
         "see; one nearer to 0: something else changed, too, such as waiting for the other rank or for other requests."
     )
     return figure
