@@ -18,9 +18,9 @@ def headline_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def sentences(table: pd.DataFrame) -> list[str]:
     """How much of each pair's change the all-reduce explains, a sentence for TPOT and one for TTFT, in this order;
-    and for pairs without a prediction, why."""
+    and for pairs without a prediction or a measurement, why."""
     rows = headline_rows(table)
-    lines, without = [], {}  # why there is no prediction -> the pairs of which that is so
+    lines, without = [], {}  # (what is not there, why) -> the pairs of which that is so
     for (baseline, treatment), pair in table.groupby(["baseline", "treatment"], sort=False):
         mine = rows[(rows["baseline"] == baseline) & (rows["treatment"] == treatment)]
         lines += [
@@ -30,8 +30,9 @@ def sentences(table: pd.DataFrame) -> list[str]:
         ]
         if mine.empty:
             reasons = words.listed(dict.fromkeys(pair["note"].fillna("").replace("", "nothing was measured")))
-            without.setdefault(reasons, []).append(f"{baseline} and {treatment}")
-    return lines + [f"No prediction for {'; '.join(pairs)}: {reasons}." for reasons, pairs in without.items()]
+            what = "No prediction for" if pair["predicted_ms"].isna().all() else "No measured change to explain between"
+            without.setdefault((what, reasons), []).append(f"{baseline} and {treatment}")
+    return lines + [f"{what} {'; '.join(pairs)}: {why}." for (what, why), pairs in without.items()]
 
 
 def _explained(rows: pd.DataFrame, metric: str, baseline: str, treatment: str) -> str:

@@ -190,6 +190,11 @@ def test_words_say_what_the_all_reduce_explains_or_why_that_cannot_be_said():
         "From gloo to router, all-reduce alone would change TPOT by −0.88 ms; measured: −1.10 ms, and one block cannot "
         "tell that from chance."
     )
+    void = {(2, qps, *PAIR): "invalid: two schedules" for qps in (4, 8)}
+    table = prediction.beside(predicted(), prediction.measured(serving_summary(3), [PAIR], void))
+    assert explained.sentences(table) == [
+        "No measured change to explain between gloo and router: invalid: two schedules."
+    ]
     assert told(3, mode="graph") == [
         "No prediction for gloo and router: the servers used CUDA graphs, of which the trace counts captures and not "
         "replays."
