@@ -26,10 +26,16 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "tp qps metric statistic baseline treatment ratio ci_low ci_high p_value blocks tier verdict",
     ),
     "gates": ("04_serving", "gate cell status reason"),
+    "prediction": (
+        "04_serving",
+        "tp qps metric statistic baseline treatment predicted_ms measured_ms "
+        "measured_low_ms measured_high_ms explained",
+    ),
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
 OPTIONAL_TABLES = {"noise_floor": ("04_serving", "metric statistic delta blocks cells")}  # most runs have none
+FOLLOWS = {"prediction": "comparison"}  # is not missed where that, on which it rests, is not there
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
@@ -93,6 +99,9 @@ def read(run_dir: Path) -> Contents:
     contents = Contents(path, read_manifest(path))
     contents.missing += _failures(contents)
     for name, (step, columns) in TABLES.items():
+        if name in FOLLOWS and contents.tables[FOLLOWS[name]] is None:
+            contents.tables[name] = None
+            continue
         contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split())
     for name, (step, columns) in OPTIONAL_TABLES.items():
         there = (path / "results" / f"{name}.csv").is_file()

@@ -1,9 +1,11 @@
 """End-to-end serving: a real vLLM server per arm and block under the same load, and what the arms' latencies say.
 
 `run_experiment(ServingExperiment(...), out)` is the whole of it; the notebook 04_serving and `symmlib serve` call it.
+`predict(out)` then lays beside its differences what the all-reduce alone explains.
 """
 
 from symmlib.serving.experiment import ServingExperiment
+from symmlib.serving.prediction import predict
 from symmlib.serving.run import run_experiment
 
-__all__ = ["ServingExperiment", "run_experiment"]
+__all__ = ["ServingExperiment", "predict", "run_experiment"]

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from symmlib.analysis.prediction import PREDICTED_COLUMNS, beside, measured
 from symmlib.report import make_report
 from symmlib.routing import Route, RoutingTable, Table
 from symmlib.runs import write_csv, write_json, write_text
@@ -101,6 +102,18 @@ def gates() -> pd.DataFrame:
     )
 
 
+@pytest.fixture(scope="session")
+def prediction(serving_summary, comparison) -> pd.DataFrame:
+    """What all-reduces would change by themselves, were that nine tenths of what was measured in the mean."""
+    pairs = list(dict.fromkeys(zip(comparison.baseline, comparison.treatment, strict=True)))
+    predicted = [
+        (2, baseline, treatment, metric, 0.9 * (TIMES_MS[treatment][metric] - TIMES_MS[baseline][metric]), "")
+        for baseline, treatment in pairs
+        for metric in ("ttft", "tpot")
+    ]
+    return beside(pd.DataFrame(predicted, columns=PREDICTED_COLUMNS), measured(serving_summary, pairs))
+
+
 @pytest.fixture
 def bare_run(tmp_path):
     """A run that has a manifest and nothing else, below a reports directory."""
@@ -156,13 +169,14 @@ def reported_run(tmp_path_factory, tables):
 
 
 @pytest.fixture(scope="session")
-def tables(allreduce_summary, serving_summary, comparison, gates) -> dict[str, pd.DataFrame]:
+def tables(allreduce_summary, serving_summary, comparison, gates, prediction) -> dict[str, pd.DataFrame]:
     setting = {"world_size": 2, "dtype": "bfloat16", "mode": "eager"}
     return {
         "allreduce_summary": allreduce_summary,
         "serving_summary": serving_summary,
         "comparison": comparison,
         "gates": gates,
+        "prediction": prediction,
         "regret": pd.DataFrame(
             [{**setting, "bytes": 65538, "chosen": "host/one_shot", "best": "gloo", "regret": 0.02}]
         ),

@@ -13,7 +13,7 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 
 
 @pytest.fixture
-def drawn(allreduce_summary, serving_summary, comparison) -> dict:
+def drawn(allreduce_summary, serving_summary, comparison, prediction) -> dict:
     """Every figure, as a function of `compact`."""
     sizes = sorted(allreduce_summary.bytes.unique())
     chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
@@ -24,6 +24,7 @@ def drawn(allreduce_summary, serving_summary, comparison) -> dict:
         "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
         "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
         "effects": lambda **options: figures.effects(comparison, **options),
+        "predicted_beside_measured": lambda **options: figures.predicted_beside_measured(prediction, **options),
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
         "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
         "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
@@ -270,6 +271,33 @@ def test_the_effects_leave_invalid_cells_out_and_head_each_pair(comparison):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["QPS 4", "QPS 8", "QPS 4"]
     assert [text.get_text() for text in axes.texts] == ["router / gloo", "vllm/shm / gloo"]
     assert figure.finding == "Against gloo: router faster in all 4 comparisons; vllm/shm faster in all 2 comparisons"
+
+
+def test_a_prediction_is_drawn_beside_what_was_measured_by_a_mark_that_no_arm_has(prediction):
+    figure = figures.predicted_beside_measured(prediction)
+    assert figure.finding == "All-reduce explains 74 to 88 % of the change in TPOT between gloo and router"
+    assert "TTFT router − gloo, QPS 4: predicted −20.7 ms, measured −23.5 ms" in figure.alt
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        marks = [line for line in axes.lines if line.get_marker() == "x"]
+        assert len(marks) == 4  # two pairs, two rates
+        bars = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_alpha()]
+        assert len(bars) == 4
+    assert all(look.marker != "x" for look in [*style.LOOKS.values(), *style.SPARE])
+    compact = figures.predicted_beside_measured(prediction, compact=True)
+    assert len(compact.axes) == 2 and len(compact.legends) == 1
+
+
+def test_a_prediction_beside_one_block_claims_no_share(prediction):
+    nothing = dict.fromkeys(["measured_low_ms", "measured_high_ms", "explained"], float("nan"))
+    figure = figures.predicted_beside_measured(prediction.assign(**nothing))
+    assert "explains" not in figure.alt and "one block cannot tell that from chance" in figure.finding
+    assert "one block gives no interval" in figure.reading
+
+
+def test_without_a_prediction_the_figure_says_so(prediction):
+    figure = figures.predicted_beside_measured(prediction.assign(predicted_ms=float("nan")))
+    assert figure.finding == "There is no prediction to lay beside what was measured"
 
 
 def test_backends_of_one_machine_differ_in_colour_marker_and_dash():

@@ -64,6 +64,9 @@ def test_the_page_answers_in_the_order_in_which_people_ask(page):
         "median TTFT, ms",
         "median TPOT, ms",
         "TPOT ratio",
+        "How much of it is the all-reduce?",
+        "All-reduce explains 74 to 88 % of the change in TPOT between gloo and router.",
+        "predicted: all-reduce alone",
         "Bus bandwidth (busbw) is",
         "median time, µs",
         "bus bandwidth, GB/s",
@@ -119,7 +122,7 @@ def test_every_relative_link_leads_to_a_file_or_a_place_in_the_page(page, report
 def test_every_figure_is_named_for_those_who_do_not_see_it(page):
     reader = Reader(page)
     pictures = reader.all("svg")
-    assert len(pictures) == 2 * 7  # each wide and for phones
+    assert len(pictures) == 2 * 8  # each wide and for phones
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for picture in pictures:
@@ -128,7 +131,7 @@ def test_every_figure_is_named_for_those_who_do_not_see_it(page):
             assert re.search(rf'id="{label}">[^<]{{20,}}<', page), f"{label} is not there, or says nothing"
     for use in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
         assert use in ids
-    assert page.count("How to read this.") == 7
+    assert page.count("How to read this.") == 8
 
 
 def test_colours_follow_the_scheme_of_the_reader(page):
@@ -239,7 +242,23 @@ def test_an_invalid_run_shows_its_times_but_no_effect(whole_run, comparison):
     assert "No verdict: every cell is invalid" in reader.text
     assert "gate “trace” failed in 1 measurement (gloo served 12 calls)" in reader.text
     assert "Use SYMMLIB" not in reader.text and "No comparison here is valid" in reader.text
-    assert len(reader.all("svg")) == 2 * 6
+    assert len(reader.all("svg")) == 2 * 7
+
+
+def test_a_pair_without_a_prediction_is_told_with_the_reason(whole_run, prediction):
+    graphs = prediction.assign(predicted_ms=None, explained=None, note="the servers used CUDA graphs")
+    write_csv(whole_run / "results" / "prediction.csv", graphs)
+    reader = Reader(make_report(whole_run).read_text(encoding="utf-8"))
+    assert "No prediction for gloo and router; gloo and vllm/shm: the servers used CUDA graphs." in reader.text
+    assert len(reader.all("svg")) == 2 * 7
+
+
+def test_a_prediction_is_missed_only_where_arms_were_compared(whole_run):
+    (whole_run / "results" / "prediction.csv").unlink()
+    assert contents.read(whole_run).missing == [("results/prediction.csv", "step 04_serving was not reached")]
+    assert "How much of it" not in Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    (whole_run / "results" / "comparison.csv").unlink()
+    assert "results/prediction.csv" not in dict(contents.read(whole_run).missing)
 
 
 def test_the_terminal_says_what_the_page_begins_with(whole_run, comparison):

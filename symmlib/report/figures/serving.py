@@ -79,7 +79,7 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
     rows = rows[(rows.ratio > 0) & (rows.verdict != "invalid")]
     metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
     pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
-    places, headings, height = _rows(rows, pairs)
+    places, headings, height = rows_of_pairs(rows, pairs)
     figure, panels = canvas(1, max(1, len(metrics)), compact, panel_height_in=0.75 + 0.22 * max(1, height))
     if rows.empty:
         figure.finding = figure.alt = "There is no valid comparison"
@@ -106,7 +106,7 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.set_ylim(height - 0.3, -0.6)
         show_names = compact or axes is panels[0]
-        axes.set_yticks(list(places.values()), [_cell(*key[2:], rows) if show_names else "" for key in places])
+        axes.set_yticks(list(places.values()), [cell_words(*key[2:], rows) if show_names else "" for key in places])
         for (baseline, treatment), place in headings.items():
             axes.text(0, place, f"{treatment} / {baseline}", transform=axes.get_yaxis_transform(), va="center")
         axes.grid(axis="x")
@@ -126,7 +126,7 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
     return figure
 
 
-def _rows(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dict, dict, float]:
+def rows_of_pairs(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dict, dict, float]:
     """From above: (baseline, treatment, tp, qps) -> its height, pair -> that of its heading, and the height of all."""
     places, headings, height = {}, {}, 0.0
     for baseline, treatment in pairs:
@@ -139,7 +139,7 @@ def _rows(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dict, dict,
     return places, headings, height
 
 
-def _cell(tp: float, qps: float, rows: pd.DataFrame) -> str:
+def cell_words(tp: float, qps: float, rows: pd.DataFrame) -> str:
     return f"QPS {qps:g}" if rows.tp.nunique() == 1 else f"TP={tp:g} QPS {qps:g}"
 
 

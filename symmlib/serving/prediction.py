@@ -1,0 +1,111 @@
+"""Lays the change that the all-reduce alone explains beside the measured one: a run's files in, one table out.
+
+Called after a serving experiment, and by the notebook 04_serving. What the numbers mean is in
+`symmlib.analysis.prediction`; here is where their parts lie in a run.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from symmlib.analysis import prediction as analysis
+from symmlib.runs import write_csv
+from symmlib.serving.arms import VLLM_DEFAULT
+from symmlib.serving.turns import WHOLE
+
+NAME = "prediction.csv"
+EAGER = "--enforce-eager"  # as vLLM calls it; its CPU servers always get it
+
+
+def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
+    """Write `out/results/prediction.csv` and return it (columns: `analysis.prediction.PREDICTION_COLUMNS`).
+
+    `allreduce_summary`: the times to predict from, by default the run's own. Raises nothing for what is missing or
+    damaged: rows without a prediction say why in `note`, and where nothing was compared the table has no rows.
+    """
+    out = Path(out)
+    summary, comparison = (_table(out / "results" / f"{name}.csv") for name in ("serving_summary", "comparison"))
+    if summary is None or comparison is None:
+        table = pd.DataFrame(columns=analysis.PREDICTION_COLUMNS)
+    else:
+        pairs = list(dict.fromkeys(zip(comparison["baseline"], comparison["treatment"], strict=True)))
+        times = _table(Path(allreduce_summary or out / "results" / "allreduce_summary.csv"))
+        differences = analysis.measured(summary, pairs, _invalid(comparison))
+        table = analysis.beside(_predicted(out / "raw", times, pairs, summary), differences)
+    write_csv(out / "results" / NAME, table)
+    return table
+
+
+def _predicted(raw: Path, times: pd.DataFrame | None, pairs: list, summary: pd.DataFrame) -> pd.DataFrame:
+    try:
+        experiment = json.loads((raw / "serving" / "experiment.json").read_text(encoding="utf-8"))
+        config = _model_config(experiment["model"], raw)
+        return analysis.predict(
+            _calls(raw / "serving"),
+            times,
+            pairs,
+            hidden_size=config["hidden_size"],
+            calls_per_step=2 * config["num_hidden_layers"] + 1,
+            input_len=experiment["input_len"],
+            mode=_mode(raw / "serving", experiment),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{error.args[0] if isinstance(error, _Unknown) else f'the run cannot be read: {error!r}'}"
+        keys = [(tp, *pair, metric, float("nan"), why) for tp in summary["tp"].unique() for pair in pairs
+                for metric in analysis.METRICS]  # fmt: skip
+        return pd.DataFrame(keys, columns=analysis.PREDICTED_COLUMNS)
+
+
+class _Unknown(ValueError):
+    """What cannot be known of this run, in a sentence."""
+
+
+def _calls(serving: Path) -> pd.DataFrame:
+    """What rank 0 of every server that ran to its end counted (`analysis.prediction.CALL_COLUMNS`)."""
+    rows = []
+    for path in sorted(serving.glob(f"block-*/tp*-*/{WHOLE}")):
+        turn, trace = json.loads(path.read_text(encoding="utf-8")), path.parent / "trace" / "rank-0.json"
+        if trace.is_file():
+            key = {name: turn[name] for name in ("tp", "arm", "block")}
+            rows += [{**key, **call} for call in json.loads(trace.read_text(encoding="utf-8"))["calls"]]
+    if not rows:
+        raise _Unknown(f"no server left a trace of its all-reduces; {VLLM_DEFAULT} never does")
+    return pd.DataFrame(rows)[analysis.CALL_COLUMNS].dropna()
+
+
+def _model_config(model: str, raw: Path) -> dict:
+    """`hidden_size` and `num_hidden_layers` of the experiment's model, from its config.json."""
+    made = (raw / "model" / "config.json").is_file()  # by us
+    directory = raw / "model" if made else Path(model).expanduser()
+    if not (directory / "config.json").is_file():
+        raise _Unknown(f"the size of the model {model} is not known here: there is no {directory / 'config.json'}")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = {**config, **config.get("text_config", {})}  # of a model that sees, the part that speaks
+    for name in ("hidden_size", "num_hidden_layers"):
+        if not isinstance(config.get(name), int):
+            raise _Unknown(f"{directory / 'config.json'} does not say {name} of the model")
+    return config
+
+
+def _mode(serving: Path, experiment: dict) -> str:
+    """'eager' if the servers were told so by the experiment or by their platform, else 'graph'."""
+    commands = [path.read_text(encoding="utf-8") for path in serving.glob("block-*/tp*-*/commands.txt")]
+    told = EAGER in experiment.get("server_args", []) or any(EAGER in command for command in commands)
+    return "eager" if told else "graph"
+
+
+def _invalid(comparison: pd.DataFrame) -> dict[tuple, str]:
+    """(tp, qps, baseline, treatment) -> why a gate found the cell invalid."""
+    void = comparison[comparison["verdict"] == "invalid"]
+    notes = void["note"].fillna("") if "note" in void else [""] * len(void)
+    keys = zip(void["tp"], void["qps"], void["baseline"], void["treatment"], strict=True)
+    return {key: f"invalid: {note or 'a gate failed'}" for key, note in zip(keys, notes, strict=True)}
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=["", "nan", "<NA>"])
+    except (OSError, ValueError):
+        return None
+    return None if table.empty else table
