@@ -101,6 +101,20 @@ def test_a_run_of_vllm_alone_has_no_trace_to_predict_from(run):
     assert_no_prediction(run, "no server left a trace of its all-reduces; vllm-default never does")
 
 
+def test_a_server_may_say_itself_what_it_was(run):
+    place = run / "raw" / "serving" / "block-1" / "tp2-router"
+    write_json(place / "turn.json", {"arm": "router", "tp": 2, "block": 1})
+    place.rename(place.with_name("tp2-whatever"))
+    assert predict(run)["predicted_ms"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["serving_summary", "comparison", "allreduce_summary"])
+@pytest.mark.parametrize("damage", ["", "tp,qps\n1,2\n", "\x00\x01"])
+def test_a_damaged_table_costs_the_prediction_and_no_error(run, name, damage):
+    write_text(run / "results" / f"{name}.csv", damage)
+    assert predict(run)["predicted_ms"].isna().all()
+
+
 def test_an_invalid_cell_counts_for_nothing(run):
     comparison = pd.read_csv(run / "results" / "comparison.csv")
     write_csv(run / "results" / "comparison.csv", comparison.assign(verdict="invalid", note="two schedules"))
