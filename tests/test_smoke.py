@@ -29,6 +29,13 @@ def test_the_plug_in_served_the_servers_all_reduces_as_each_arm_intended(smoke_r
             assert sum(call["calls"] for call in calls) > 100
 
 
+def test_what_the_all_reduce_alone_would_change_stands_beside_what_was_measured(smoke_run):
+    table = pd.read_csv(smoke_run / "results" / "prediction.csv")
+    assert set(table["metric"]) == {"ttft", "tpot"}
+    assert (table["predicted_ms"] < 0).all(), "gloo takes far longer than what the router picks on any CPU"
+    assert "How much of it is the all-reduce?" in (smoke_run / "index.html").read_text()
+
+
 def test_greedy_answers_are_the_same_whatever_sums_them(smoke_run):
     block = smoke_run / "raw" / "serving" / "block-1"
     assert (block / "tp2-gloo" / "greedy.json").read_text() == (block / "tp2-router" / "greedy.json").read_text()

@@ -15,6 +15,11 @@ from symmlib.serving.arms import VLLM_DEFAULT
 from symmlib.serving.turns import WHOLE
 
 NAME = "prediction.csv"
+NEEDED = {  # columns of the tables that are read
+    "serving_summary": "block arm tp qps metric statistic value_ms",
+    "comparison": "tp qps baseline treatment verdict",
+    "allreduce_summary": "backend world_size dtype mode bytes median_us wrong status",
+}
 EAGER = "--enforce-eager"  # as vLLM calls it; its CPU servers always get it
 
 
@@ -25,15 +30,16 @@ def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
     damaged: rows without a prediction say why in `note`, and where nothing was compared the table has no rows.
     """
     out = Path(out)
-    summary, comparison = (_table(out / "results" / f"{name}.csv") for name in ("serving_summary", "comparison"))
+    results = out / "results"
+    summary, comparison = (_table(results / f"{name}.csv", name) for name in ("serving_summary", "comparison"))
     if summary is None or comparison is None:
         table = pd.DataFrame(columns=analysis.PREDICTION_COLUMNS)
     else:
         pairs = list(dict.fromkeys(zip(comparison["baseline"], comparison["treatment"], strict=True)))
-        times = _table(Path(allreduce_summary or out / "results" / "allreduce_summary.csv"))
+        times = _table(Path(allreduce_summary or results / "allreduce_summary.csv"), "allreduce_summary")
         differences = analysis.measured(summary, pairs, _invalid(comparison))
         table = analysis.beside(_predicted(out / "raw", times, pairs, summary), differences)
-    write_csv(out / "results" / NAME, table)
+    write_csv(results / NAME, table)
     return table
 
 
@@ -50,14 +56,16 @@ def _predicted(raw: Path, times: pd.DataFrame | None, pairs: list, summary: pd.D
             input_len=experiment["input_len"],
             mode=_mode(raw / "serving", experiment),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{error.args[0] if isinstance(error, _Unknown) else f'the run cannot be read: {error!r}'}"
-        keys = [(tp, *pair, metric, float("nan"), why) for tp in summary["tp"].unique() for pair in pairs
-                for metric in analysis.METRICS]  # fmt: skip
-        return pd.DataFrame(keys, columns=analysis.PREDICTED_COLUMNS)
+    except _Unknown as unknown:
+        why = str(unknown)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # files that are not there, or damaged
+        why = f"the run cannot be read: {error!r}"
+    rows = [(tp, *pair, metric, float("nan"), why) for tp in summary["tp"].unique() for pair in pairs
+            for metric in analysis.METRICS]  # fmt: skip
+    return pd.DataFrame(rows, columns=analysis.PREDICTED_COLUMNS)
 
 
-class _Unknown(ValueError):
+class _Unknown(Exception):
     """What cannot be known of this run, in a sentence."""
 
 
@@ -71,7 +79,7 @@ def _calls(serving: Path) -> pd.DataFrame:
             rows += [{**key, **call} for call in json.loads(trace.read_text(encoding="utf-8"))["calls"]]
     if not rows:
         raise _Unknown(f"no server left a trace of its all-reduces; {VLLM_DEFAULT} never does")
-    return pd.DataFrame(rows)[analysis.CALL_COLUMNS].dropna()
+    return pd.DataFrame(rows)[analysis.CALL_COLUMNS].dropna().astype({"tp": int, "block": int})
 
 
 def _model_config(model: str, raw: Path) -> dict:
@@ -83,7 +91,7 @@ def _model_config(model: str, raw: Path) -> dict:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     config = {**config, **config.get("text_config", {})}  # of a model that sees, the part that speaks
     for name in ("hidden_size", "num_hidden_layers"):
-        if not isinstance(config.get(name), int):
+        if not isinstance(config.get(name), int) or config[name] < 1:
             raise _Unknown(f"{directory / 'config.json'} does not say {name} of the model")
     return config
 
@@ -103,9 +111,9 @@ def _invalid(comparison: pd.DataFrame) -> dict[tuple, str]:
     return {key: f"invalid: {note or 'a gate failed'}" for key, note in zip(keys, notes, strict=True)}
 
 
-def _table(path: Path) -> pd.DataFrame | None:
+def _table(path: Path, name: str) -> pd.DataFrame | None:
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values=["", "nan", "<NA>"])
     except (OSError, ValueError):
         return None
-    return None if table.empty else table
+    return table if len(table) and set(NEEDED[name].split()) <= set(table) else None

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from symmlib.analysis import invalid
+from symmlib.serving.arms import Arm
 from symmlib.serving.gates import Measurement, check
 
 
@@ -21,9 +22,9 @@ def late(ms: int) -> str:
 
 def test_gates_are_named_with_how_often_they_failed_and_the_worst_of_the_first():
     rate = failed("achieved rate", "sent 3.54 requests/s where 4 were asked for")
-    gates = pd.concat([rate, failed("same schedule", late(897), late(1258), late(280))])
+    gates = pd.concat([rate, failed("sent on time", late(897), late(1258), late(280))])
     assert invalid.failures(gates) == (
-        "gate “same schedule” failed in 3 measurements (at worst: sent at most 1258 ms off the block's schedule) and "
+        "gate “sent on time” failed in 3 measurements (at worst: sent at most 1258 ms off the block's schedule) and "
         "gate “achieved rate” in 1"
     )
     assert invalid.remedies(gates) == "Measure on a machine that does nothing else, or at lower rates."
@@ -61,5 +62,7 @@ def test_every_gate_has_a_remedy(tmp_path):
               "itls": [[0.1], [0.1]], "errors": ["", ""], "duration": 1.0}  # fmt: skip
     path = tmp_path / "qps-2.json"
     path.write_text(json.dumps(result), encoding="utf-8")
-    checked = check([Measurement(block=1, arm="gloo", tp=2, qps=2, path=path, trace=tmp_path / "trace")])
+    (tmp_path / "qps-2.schedule.json").write_text(json.dumps({"schedule_sha256": "a", "planned_s": [0.5, 1.0]}))
+    (tmp_path / "qps-2.throttled.json").write_text("[]")
+    checked = check([Measurement(block=1, arm=Arm.of("gloo"), tp=2, qps=2, path=path, trace=tmp_path / "trace")])
     assert set(checked.frame().gate) == set(invalid.REMEDIES)

@@ -143,12 +143,12 @@ def test_many_failed_checks_are_summed_up_in_a_short_sentence():
     late = [
         f"0 requests differ in length; sent at most {ms} ms off the block's schedule" for ms in range(280, 1280, 50)
     ]
-    gates = pd.DataFrame([{"gate": "same schedule", "cell": "x", "status": "invalid", "reason": why} for why in late])
+    gates = pd.DataFrame([{"gate": "sent on time", "cell": "x", "status": "invalid", "reason": why} for why in late])
     (sentence,) = said(
-        *(compared(qps=qps, verdict="invalid", note=f"same schedule: {late[0]}") for qps in (4, 8)), gates=gates
+        *(compared(qps=qps, verdict="invalid", note=f"sent on time: {late[0]}") for qps in (4, 8)), gates=gates
     )
     assert sentence == (
-        "No verdict, because every cell is invalid (TP=2, QPS 4 and 8): gate “same schedule” failed in 20 measurements "
+        "No verdict, because every cell is invalid (TP=2, QPS 4 and 8): gate “sent on time” failed in 20 measurements "
         "(at worst: sent at most 1230 ms off the block's schedule). Measure on a machine that does nothing else, or at "
         "lower rates."
     )

@@ -1,5 +1,7 @@
 """The prediction of a run's directory, its files written by what writes them in a real run."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -80,6 +82,7 @@ def experiment(run, **changes):
 
 def test_what_is_missing_gives_the_reason_and_keeps_what_was_measured(run):
     experiment(run, model="meta-llama/Llama-3.1-70B-Instruct")
+    shutil.rmtree(run / "raw" / "model")  # none was made here
     assert_no_prediction(run, "the size of the model meta-llama/Llama-3.1-70B-Instruct is not known here")
     experiment(run)
     write_json(run / "raw" / "model" / "config.json", {"hidden_size": 256})
@@ -100,6 +103,20 @@ def test_a_run_of_vllm_alone_has_no_trace_to_predict_from(run):
     for trace in run.rglob("rank-0.json"):
         trace.unlink()
     assert_no_prediction(run, "no server left a trace of its all-reduces; vllm-default never does")
+
+
+def test_a_server_may_say_itself_what_it_was(run):
+    place = run / "raw" / "serving" / "block-1" / "tp2-router"
+    write_json(place / "turn.json", {"arm": "router", "tp": 2, "block": 1})
+    place.rename(place.with_name("tp2-whatever"))
+    assert predict(run)["predicted_ms"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["serving_summary", "comparison", "allreduce_summary"])
+@pytest.mark.parametrize("damage", ["", "tp,qps\n1,2\n", "\x00\x01"])
+def test_a_damaged_table_costs_the_prediction_and_no_error(run, name, damage):
+    write_text(run / "results" / f"{name}.csv", damage)
+    assert predict(run)["predicted_ms"].isna().all()
 
 
 def test_an_invalid_cell_counts_for_nothing(run):
