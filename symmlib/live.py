@@ -87,9 +87,8 @@ class _Terminal(Status):
             progress.say(self._how_it_ended(stopped))
 
     def _write(self, form: str) -> None:
-        # Cut, since what goes on in a second row would stay there.
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.write(ERASE + form[: max(_columns() - 1 - ECHO, 0)])
+            sys.stdout.write(ERASE + _cut(form, _columns() - 1 - ECHO))
             sys.stdout.flush()
 
 
@@ -210,6 +209,14 @@ def _on_terminal() -> bool:
     with contextlib.suppress(AttributeError, ValueError):  # no standard output, or a closed one
         return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return False
+
+
+def _cut(text: str, columns: int) -> str:
+    """`text` in so many columns, since a second row would stay there; less of its middle: counts stand at its end."""
+    if len(text) <= columns:
+        return text
+    head = columns // 3
+    return f"{text[:head]}...{text[len(text) - (columns - head - 3) :]}" if columns > 10 else ""
 
 
 def _columns() -> int:
