@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 import types
 import typing
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from symmlib import progress
 from symmlib.errors import SymmlibError, UsageError, unknown
+from symmlib.live import live, passed
 from symmlib.processes import ProcessGroup
 from symmlib.runs import PROJECT, Run, write_text
 
@@ -85,10 +87,10 @@ def check(name: str, given: dict, source: str = "", known: dict[str, Parameter] 
 
 
 def execute(run: Run, name: str, parameters: dict) -> None:
-    """Execute the notebook `name` by papermill into `run`'s notebooks/, with its `say` lines on our output meanwhile.
+    """Execute the notebook `name` by papermill into `run`'s notebooks/.
 
-    The executed notebook holds everything up to an error; papermill's own log is raw/notebooks/<name>.log. Raises
-    `SymmlibError` with the error of the cell that failed.
+    Its `say` lines and its live status are on our output meanwhile. The executed notebook holds everything up to an
+    error; papermill's own log is raw/notebooks/<name>.log. Raises `SymmlibError` with the error of a cell that failed.
     """
     executed = run.notebooks / f"{name}.ipynb"
     settings = {**parameters, "run_dir": str(run.path)}
@@ -102,9 +104,11 @@ def execute(run: Run, name: str, parameters: dict) -> None:
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user has at home
         "PYTHONUNBUFFERED": "1",
     }
-    with ProcessGroup(command, log=given.with_suffix(".log"), env=environment) as group:
-        _stream_progress(group)
-        status = group.wait()
+    with tempfile.TemporaryDirectory(prefix="symmlib-") as directory:
+        environment[progress.STATUS] = str(status_file := Path(directory) / "status")
+        with ProcessGroup(command, log=given.with_suffix(".log"), env=environment) as group:
+            _stream_progress(group, status_file)
+            status = group.wait()
     if status != 0:
         raise SymmlibError(_cell_error(executed) or f"papermill ended with status {status}:\n{group.tail()}")
 
@@ -217,18 +221,19 @@ def _listing(known: dict[str, Parameter]) -> str:
     return ", ".join(f"{parameter.name} ({_name(parameter.type)})" for parameter in known.values())
 
 
-def _stream_progress(group: ProcessGroup) -> None:
-    """Print the `say` lines in the group's log as they come, until the group ends."""
-    with open(group.log, encoding="utf-8", errors="replace") as log:
+def _stream_progress(group: ProcessGroup, status_file: Path) -> None:
+    """Print the `say` lines in the group's log as they come, and show the status in the file, until the group ends."""
+    with open(group.log, encoding="utf-8", errors="replace") as log, live() as status:
         rest = ""
         while True:
             ended = group.poll() is not None  # asked before reading, so that nothing written last is missed
             *lines, rest = (rest + log.read()).split("\n")
             for line in lines:
                 if progress.is_line(line):
-                    print(line, flush=True)
+                    progress.print_line(line)
             if ended:
                 return
+            status.update(passed(status_file))
             time.sleep(0.1)
 
 

@@ -1,7 +1,7 @@
 """One plain line at a time that tells a person what is running and how much is left.
 
-The same line suits a terminal, a notebook and a log. Processes that a run starts inherit its clock and the name of its
-step, so the elapsed times of all of them read as one story.
+The same line suits a terminal, a notebook and a log; `live.live` adds a status that is updated in place. Processes that
+a run starts inherit its clock and the name of its step, so the elapsed times of all of them read as one story.
 """
 
 import contextlib
@@ -11,15 +11,33 @@ import time
 
 CLOCK = "SYMMLIB_CLOCK"  # CLOCK_MONOTONIC at the start of the run, in seconds: one clock for all processes of a host
 STEP = "SYMMLIB_STEP"  # the notebook that is running, such as 02_allreduce
+STATUS = "SYMMLIB_STATUS"  # the file through which a notebook passes its live status to the run that executes it
 
 _loaded = time.monotonic()
+room = contextlib.nullcontext  # around a printed line; a live status steps aside in it
 
 
 def say(text: str) -> None:
     """Print one flushed line: elapsed time, the running step, `text`; such as `[ 1:23] 02_allreduce: launch 2 of 3`."""
+    print_line(line(text))
+
+
+def print_line(text: str) -> None:
+    """Print `text` and a line's end above the live status, if there is one; what cannot be printed is left out."""
+    # A full disk, or a reader that has left, must not end what is running; nor a standard output that was closed.
+    with room(), contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
+def line(text: str) -> str:
+    """`text` as `say` prints it: with the elapsed time and the running step."""
+    return f"[{_clock(elapsed_s())}] {in_step(text)}"
+
+
+def in_step(text: str) -> str:
+    """`text` with the running step's name before it, if there is one."""
     step = os.environ.get(STEP)
-    with contextlib.suppress(OSError):  # a full disk or a reader that has left must not end what is running
-        print(f"[{_clock(elapsed_s())}] {f'{step}: ' if step else ''}{text}", flush=True)
+    return f"{step}: {text}" if step else text
 
 
 def elapsed_s() -> float:

@@ -140,7 +140,7 @@ def environment() -> dict[str, str]:
         name: value
         for name, value in sorted(os.environ.items())
         if (name.startswith(ENVIRONMENT_PREFIXES) or name in ENVIRONMENT_NAMES)
-        and name not in (progress.CLOCK, progress.STEP)  # ours, between our own processes
+        and name not in (progress.CLOCK, progress.STEP, progress.STATUS)  # ours, between our own processes
         and not _SECRET.search(name)
         and "://" not in value  # an address can carry a password
         and "@" not in value

@@ -17,7 +17,7 @@ REMEDIES = {  # the gates of `symmlib.serving.gates`, as gates.csv names them
     "same schedule": "Measure all arms of a block with the same versions and the same seed",
     "sent on time": CALM,
     "achieved rate": CALM,
-    "no growing queue": "Choose rates that the server can keep up with; above them, latencies only say when one stopped",
+    "no growing queue": "Choose rates that the server can keep up with: above them, latencies tell when one stopped",
     "no throttling": "Cool the GPUs, or look for what else draws on their power",
     "intended all-reduce": "Look in the arm's server.log, below raw/serving, for what its all-reduce could not serve",
 }

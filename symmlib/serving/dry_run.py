@@ -8,7 +8,7 @@ from pathlib import Path
 from symmlib.errors import SymmlibError
 from symmlib.progress import duration
 from symmlib.provenance import cores
-from symmlib.serving import load, server
+from symmlib.serving import load, server, workload
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import Model, find_model
@@ -22,7 +22,7 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
     model = find_model(experiment.model)
     lines = [
         f"model     {experiment.model}",
-        f"requests  {load.workload(experiment)}",
+        f"requests  {workload.in_words(experiment)}",
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",

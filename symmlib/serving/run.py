@@ -10,9 +10,9 @@ rates. What a tool wrote stays as it is under raw/serving/:
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -20,11 +20,12 @@ import pandas as pd
 
 from symmlib.analysis import serving as analysis
 from symmlib.errors import SymmlibError
+from symmlib.live import Status, live
 from symmlib.progress import duration, say
 from symmlib.provenance import throttling
 from symmlib.routing import RoutingTable
 from symmlib.runs import digest, write_csv, write_json, write_text
-from symmlib.serving import claim, floor, gates, load, server
+from symmlib.serving import claim, floor, gates, load, server, workload
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.gates import Measurement
 from symmlib.serving.model import describe, find_model
@@ -59,8 +60,8 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
         measured = [one for turn in done for one in turn.measurements(experiment)]
         comparison = write_results(experiment, measured, results, noise)
         if left:
-            with load.Client(raw / "client.log") as client:
-                for turn in session.run(left, client):
+            with load.Client(raw / "client.log") as client, live() as status:
+                for turn in session.run(left, client, status):
                     measured += turn.measurements(experiment)
                     comparison = write_results(experiment, measured, results, noise)
         if experiment.is_a_a:
@@ -102,7 +103,7 @@ class _Session:
         self.experiment = self._without(experiment, self.left_out)
         for tp in experiment.tp:
             server.environment(self.model, experiment.arms[0], tp, self.kind, trace=raw)  # refuses what cannot run
-        load.dataset_arguments(experiment)
+        workload.dataset_arguments(experiment)
         self.table = RoutingTable.load(routing_table) if routing_table is not None else RoutingTable.builtin()
         if any(arm.is_plugged for arm in self.experiment.arms) and not _plugin_installed():
             raise SymmlibError(
@@ -115,7 +116,7 @@ class _Session:
         said = {
             **self.experiment.as_dict(),
             "is_a_a": self.experiment.is_a_a,
-            "workload": load.workload(self.experiment),
+            "workload": workload.in_words(self.experiment),
             "vllm": metadata.version("vllm"),
         }
         routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
@@ -123,7 +124,7 @@ class _Session:
         key = floor.load_key(self.experiment, self.kind)
         return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out}
 
-    def run(self, turns: list[Turn], client: load.Client) -> Iterator[Turn]:
+    def run(self, turns: list[Turn], client: load.Client, status: Status) -> Iterator[Turn]:
         """Run server after server; yields each turn when it is whole.
 
         The process of the next server does its imports while this one starts, and then waits.
@@ -138,6 +139,8 @@ class _Session:
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
                 place = f"block {turn.block} of {self.experiment.blocks}, server {number + 1} of {len(turns)}"
                 say(f"{place}: {turn.arm.name}{rest}")
+                place += f", {turn.arm.name}, TP={turn.tp}"
+                status.update(f"{place}: its server starts", left_s)
                 with standby as running:
                     running.wait_until_imported()
                     commands = [self._start(running, turn)]
@@ -147,7 +150,10 @@ class _Session:
                     client.wait_until_ready()
                     standby.wait_until_imported()
                     say(f"  ready after {ready_s:.0f} s")
-                    commands += self._load(running, client, turn)
+                    load_s = len(self.experiment.qps) * self.experiment.duration_s
+                    server_s = (time.monotonic() - began) / number if number else ready_s + load_s
+                    ends = time.monotonic() + load_s + (len(turns) - number - 1) * server_s
+                    commands += self._load(running, client, turn, _Shown(status, place, ends))
                 write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
                 turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
                 yield turn
@@ -169,7 +175,7 @@ class _Session:
         running.start(argv, port)
         return server.shell(argv, self._environment(turn))
 
-    def _load(self, running: server.Server, client: load.Client, turn: Turn) -> list[str]:
+    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: "_Shown") -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""
         commands = []
         warmup = (max(self.experiment.qps), None, "warmup")
@@ -181,8 +187,10 @@ class _Session:
                 {"arm": turn.arm.name, "tp": turn.tp, "block": turn.block},
             )  # fmt: skip
             commands.append(load.shell(arguments))
+            cell = f"QPS {qps:g}" if block else "warm-up"
+            timeout_s = 3 * self.experiment.duration_s + 300
             try:
-                client.bench(arguments, turn.place / name, timeout_s=3 * self.experiment.duration_s + 300)
+                client.bench(arguments, turn.place / name, timeout_s, shown.counting(cell, load.requests_of(arguments)))
             finally:
                 running.check()  # a server that died says why, better than the client does
             if not block:
@@ -199,6 +207,21 @@ class _Session:
         for arm, why in left_out.items():
             say(f"without {arm}: {why}")
         return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Where a person sees how far the server at `place` is, and what is left until the moment `ends` (monotonic, s)."""
+
+    status: Status
+    place: str
+    ends: float
+
+    def counting(self, cell: str, requests: int) -> Callable[[int], None]:
+        """What shows how many of the cell's `requests` have finished."""
+        return lambda done: self.status.update(
+            f"{self.place}, {cell}: {done} of {requests} requests", self.ends - time.monotonic()
+        )
 
 
 def _plugin_installed() -> bool:
