@@ -76,8 +76,8 @@ class Client:
     ) -> None:
         """Run `vllm bench serve` with `arguments`; raises `SymmlibError` if it fails.
 
-        Its output goes to `place`.log, what is sent when to `place`.schedule.json. `on_progress` is called about twice a
-        second with the number of requests that have finished, and at the end.
+        Its output goes to `place`.log, what is sent when to `place`.schedule.json. `on_progress` is called about twice
+        a second with the number of requests that have finished, and at the end.
         """
         self.wait_until_ready()
         log, schedule = (place.resolve().with_name(f"{place.name}{end}") for end in (".log", SCHEDULE))
