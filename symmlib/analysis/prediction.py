@@ -17,7 +17,8 @@ What this leaves out:
 - A server's trace is over all its rates, warm-up and greedy requests included: one prediction for all QPS. What vLLM
   tries out before the first request is in it, too; its one step of as many tokens as it may ever get is left out.
 - Ranks of a server arrive at an all-reduce at different times and share their cores or GPU with other work; those of
-  the micro-benchmark meet at once and alone. What asking the router costs is not priced.
+  the micro-benchmark meet at once and alone. What asking the router costs is not priced. Nor is it known whether the
+  machine was as busy when the all-reduce was timed as when it served: a prediction is as far off as those times.
 - The prediction is of a mean. It stands beside the measured mean and the measured median.
 """
 

@@ -67,7 +67,8 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
         + (", its bar the 95 % interval of this cell over blocks" if has_interval else ": one block gives no interval")
         + "; the cross below it is the change that all-reduce times alone predict, for the sizes that the "
         "baseline's servers reduced. Left of 0 is faster. A cross within the bar: the all-reduce is all there is to "
-        "see; one nearer to 0: something else changed, too, such as waiting for the other rank or for other requests."
+        "see; one nearer to 0: something else changed, too, such as waiting for the other rank or for other requests; "
+        "one farther from 0: the all-reduce alone was timed on a busier machine than the servers had."
     )
     return figure
 
