@@ -37,9 +37,10 @@ class Status:
         self._shown_at = time.monotonic()
 
     def update(self, text: str, left_s: float | None = None) -> None:
-        """Show `text`, in a line, and the time left if that is known; an empty text shows nothing."""
+        """Show `text`, in a line, and the time left if that is known and at least 1 s; an empty text shows nothing."""
         self.text = " ".join(text.split())
-        self.left = f", about {progress.duration(max(left_s, 0))} left" if text and left_s is not None else ""
+        # An estimate that has run out says nothing any more.
+        self.left = f", about {progress.duration(left_s)} left" if text and left_s and left_s >= 1 else ""
         form = self._form()
         waited = time.monotonic() - self._shown_at >= self.every_s
         if form != self._shown and (waited or self._words(form) != self._words(self._shown)):
@@ -77,12 +78,15 @@ class _Terminal(Status):
 
     @contextlib.contextmanager
     def room(self) -> Iterator[None]:
-        self._write("")
+        if self._shown:
+            self._write("")
         yield
-        self._write(self._shown)
+        if self._shown:
+            self._write(self._shown)
 
     def end(self, stopped: bool) -> None:
-        self._write("")
+        if self._shown:
+            self._write("")
         if stopped and self.text:
             progress.say(self._how_it_ended(stopped))
 

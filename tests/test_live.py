@@ -29,7 +29,7 @@ with live() as status:
     for done in range(29):
         status.update(f"block 2 of 3, router: {done} of 28 requests", left_s=95)
     say("a line meanwhile")
-    status.update("block 2 of 3, router: all requests", left_s=0)
+    status.update("block 2 of 3, router: all requests", left_s=9)
     open(FIFO).close()
 """
 
@@ -131,9 +131,9 @@ def without_clock(lines: list[str]) -> list[str]:
 
 def test_on_a_terminal_lines_stand_above_one_status_that_goes_at_the_end(on_terminal, fifo):
     terminal = on_terminal(COUNTS.replace("FIFO", repr(str(fifo))))
-    terminal.read_until("all requests, about 0 s left")
+    terminal.read_until("all requests, about 9 s left")
     said, status = without_clock(terminal.screen())
-    assert said == "a line meanwhile" and status == "block 2 of 3, router: all requests, about 0 s left"[: len(status)]
+    assert said == "a line meanwhile" and status == "block 2 of 3, router: all requests, about 9 s left"[: len(status)]
     fifo.open("w").close()
     terminal.read_until(None)
     assert without_clock(terminal.screen()) == ["a line meanwhile"]
@@ -155,7 +155,7 @@ def test_a_terminal_is_not_flooded(on_terminal):
 
 def test_ctrl_c_leaves_the_lines_whole_and_says_where_that_was(on_terminal, fifo):
     terminal = on_terminal(COUNTS.replace("FIFO", repr(str(fifo))))
-    terminal.read_until("all requests, about 0 s left")
+    terminal.read_until("all requests, about 9 s left")
     terminal.press(b"\x03")
     terminal.read_until(None)
     screen = without_clock(terminal.screen())
@@ -204,7 +204,7 @@ def test_a_log_has_a_line_now_and_then_and_only_if_something_changed(capsys, clo
         clock(150)
         status.update("4 of 9 requests")
         clock(156)
-        status.update("5 of 9 requests")
+        status.update("5 of 9 requests", left_s=-3)
     said = without_clock(capsys.readouterr().out.splitlines())
     assert said == ["3 of 9 requests, about 2 min left", "a line", "5 of 9 requests"]
 
