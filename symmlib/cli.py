@@ -162,7 +162,7 @@ def allreduce(arguments) -> int:
 
 def serve(arguments) -> int:
     from symmlib import profiles
-    from symmlib.serving import ServingExperiment, dry_run, run_experiment
+    from symmlib.serving import ServingExperiment, dry_run, predict, run_experiment
 
     profile = profiles.load(arguments.profile)
     if "04_serving" not in profile.parameters:
@@ -178,6 +178,7 @@ def serve(arguments) -> int:
         return 0
     with _output(arguments.out, "serve-aa" if arguments.aa else "serve", {"04_serving": parameters}) as out:
         comparison = run_experiment(experiment, out, arguments.routing_table)
+        predict(out)
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     print(f"\nResults: {_short(out / 'results')}")
     return 0

@@ -150,7 +150,7 @@ class _Session:
                     client.wait_until_ready()
                     standby.wait_until_imported()
                     say(f"  ready after {ready_s:.0f} s")
-                    load_s = len(self.experiment.qps) * self.experiment.duration_s
+                    load_s = len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4  # answers to the last ones
                     server_s = (time.monotonic() - began) / number if number else ready_s + load_s
                     ends = time.monotonic() + load_s + (len(turns) - number - 1) * server_s
                     commands += self._load(running, client, turn, _Shown(status, place, ends))
