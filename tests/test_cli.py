@@ -201,3 +201,32 @@ def test_the_doctor_says_what_this_machine_can_run_and_why_not_the_rest(tmp_path
     assert "make report" in done.stdout
     for line in lines.values():  # whatever cannot run says why
         assert line.split()[0] in ("ok", "no") and len(line.split()) > 2, line
+
+
+@pytest.mark.parametrize(("profile", "servers"), [("cpu", 9), ("pr20759-b200", 60), ("dummy-70b", 18)])
+def test_a_dry_run_says_every_command_the_schedule_and_how_long_it_takes_and_starts_nothing(
+    profile, servers, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["serve", "--profile", profile, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"each of {servers} servers to start" in said and "requests at" in said
+    assert said.count("vllm serve ") * 1 == said.count("# TP=")
+    assert "--dataset-name random" in said and "block 3, seed 3:" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_the_pull_requests_arms_shows_what_each_of_them_sets(capsys):
+    cli.main(["serve", "--profile", "pr20759-b200", "--dry-run"])
+    commands = dict(part.split("\n", 1) for part in capsys.readouterr().out.split("\n# TP=4, ")[1:])
+    for arm, switch in (("symmetric memory off", "0"), ("symmetric memory on", "1")):
+        assert f"VLLM_ALLREDUCE_USE_SYMM_MEM={switch}" in commands[arm]
+        assert "VLLM_ALLREDUCE_USE_FLASHINFER=0" in commands[arm] and "fuse_allreduce_rms" in commands[arm]
+        assert "-u SYMMLIB_ALLREDUCE" in commands[arm]
+    assert "SYMMLIB_ALLREDUCE=router" in commands["symmlib router"]
+    assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in commands["vllm-default"]
+
+
+def test_an_a_a_dry_run_has_the_baseline_twice(capsys):
+    assert cli.main(["serve", "--profile", "cpu", "--aa", "--dry-run"]) == 0
+    assert "arms      gloo, gloo again\n" in capsys.readouterr().out

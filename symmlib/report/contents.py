@@ -65,6 +65,15 @@ class Contents:
         timed = [self.tables.get("allreduce_summary"), self.tables.get("held_out"), self.routes]
         return words.banner(device for table in timed if table is not None for device in table.get("device", ()))
 
+    @property
+    def workload(self) -> str:
+        """What the servers were asked, in a phrase, and by which vLLM; empty where nobody wrote it down."""
+        try:
+            said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
+            return f"{said['workload']}; vLLM {said['vllm']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
     def samples(self) -> pd.DataFrame | None:
         """The micro-benchmark's samples whose times count, as `analysis.allreduce.timed` gives them; None without."""
         try:

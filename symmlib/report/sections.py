@@ -63,9 +63,10 @@ def tiles(run: Contents) -> list[Tile]:
 
 
 def serving(run: Contents) -> dict:
-    """`plots` (TTFT and TPOT against QPS), `effects` (ratios with intervals) and the `table` of all comparisons."""
+    """`plots` (TTFT and TPOT against QPS), `effects` (ratios with intervals), the `table` of all comparisons, and the
+    `workload` in a phrase."""
     summary, comparison = run.tables["serving_summary"], run.tables["comparison"]
-    section = {"plots": [], "effects": [], "table": None}
+    section = {"plots": [], "effects": [], "table": None, "workload": run.workload}
     if summary is not None:
         baseline = None if comparison is None else comparison.baseline.iloc[0]
         section["plots"].append(plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
