@@ -6,17 +6,17 @@ Used by the figure of effects, the report's table of comparisons and the serving
 import pandas as pd
 
 from symmlib.analysis import words
-from symmlib.analysis.serving import DELTA
 from symmlib.analysis.verdicts import headline_rows
 
+OLDER_DELTA = 0.03  # what the verdicts of files without a column `delta` were read against
 HOW_TO_MEASURE = "symmlib serve --aa measures it"
 
 
 def with_delta(comparison: pd.DataFrame) -> pd.DataFrame:
-    """`comparison` with a column `delta`, which older files lack: their verdicts were read against 3 %."""
+    """`comparison` with a column `delta`, which older files lack."""
     if "delta" not in comparison:
-        return comparison.assign(delta=DELTA)
-    return comparison.assign(delta=pd.to_numeric(comparison["delta"], errors="coerce").fillna(DELTA))
+        return comparison.assign(delta=OLDER_DELTA)
+    return comparison.assign(delta=pd.to_numeric(comparison["delta"], errors="coerce").fillna(OLDER_DELTA))
 
 
 def width(delta: float) -> str:

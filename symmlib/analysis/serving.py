@@ -23,7 +23,7 @@ TOO_SMALL = "n too small"
 
 TIERS = {"smoke": 1, "quick": 3, "standard": 6, "full": 10}  # blocks; smoke gives no verdict
 MAX_BLOCKS = 20  # the exact test visits 2^blocks assignments of signs
-DELTA = 0.03  # a difference below 3 % is none that matters; `noise_floor` of an A/A experiment takes its place
+DELTA = 0.025  # the band where no A/A experiment gives a `noise_floor`: half of the effect that six blocks are to find
 LEAST_DELTA = 0.01  # few cells of two equal arms can agree by luck, and nobody changes a server for less than 1 %
 CONFIDENCE = 0.95  # that of all intervals of a family together
 NO_VERDICT = "none"  # what the column `verdict` says in tier smoke, which has no interval to read one off

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from symmlib.analysis import bands
-from symmlib.analysis.serving import DELTA, FLOOR_COLUMNS
+from symmlib.analysis.serving import FLOOR_COLUMNS
 
 
 def compared(**deltas: float) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def test_without_an_aa_experiment_the_band_is_assumed():
 
 def test_a_comparison_of_an_earlier_version_has_the_band_of_three_percent():
     old = compared(tpot=0.5).drop(columns="delta")
-    assert bands.with_delta(old)["delta"].to_list() == [DELTA]
+    assert bands.with_delta(old)["delta"].to_list() == [0.03]
     assert bands.origin(old) == "The band is assumed: ±3 %; symmlib serve --aa measures it."
 
 

@@ -101,12 +101,12 @@ def test_comparing_the_other_way_round_inverts_the_ratio_and_keeps_the_p():
         ([20, 21, 19], "slower"),
         ([10.01, 10.0, 9.99], "equivalent"),
         ([9.8, 9.81, 9.79], "equivalent"),  # sure to be faster, by less than matters
-        ([9.5, 9.35, 9.65], "faster"),  # sure to be faster, not sure to be so by more than 3 %
-        ([9.75, 9.63, 9.87], "inconclusive"),  # sure to be faster, by perhaps more than matters
+        ([9.5, 9.35, 9.65], "faster"),  # sure to be faster, not sure to be so by more than the band
+        ([9.8, 9.73, 9.87], "inconclusive"),  # sure to be faster, by perhaps more than matters
         ([5, 20, 10], "inconclusive"),
     ],
 )
-def test_a_verdict_is_read_off_the_interval_and_the_ratio_against_three_percent(router, verdict):
+def test_a_verdict_is_read_off_the_interval_and_the_ratio_against_the_band(router, verdict):
     table = serving.compare(summary({"gloo": [10, 10, 10], "router": router}), [("gloo", "router")])
     assert table["verdict"].item() == verdict
 
@@ -140,7 +140,7 @@ def test_the_ends_of_the_band_belong_to_it():
 def test_every_metric_and_statistic_is_judged_by_its_own_delta():
     times = pd.concat([summary({"gloo": [10] * 3, "router": [9.8, 9.81, 9.79]}, metric=m) for m in ("ttft", "tpot")])
     pair = [("gloo", "router")]
-    assert serving.compare(times, pair)[["verdict", "delta"]].to_numpy().tolist() == [["equivalent", 0.03]] * 2
+    assert serving.compare(times, pair)[["verdict", "delta"]].to_numpy().tolist() == [["equivalent", serving.DELTA]] * 2
     assert serving.compare(times, pair, delta=0.01)["verdict"].to_list() == ["faster", "faster"]
     floor = pd.DataFrame([["tpot", "median", 0.015, 6, 2]], columns=serving.FLOOR_COLUMNS)
     for deltas in (floor, {("tpot", "median"): 0.015}):

@@ -194,10 +194,10 @@ def test_the_effects_show_the_band_that_verdicts_are_read_against(comparison):
     for axes in figure.axes:
         (band,) = axes.patches
         least, most = band.get_x(), band.get_x() + band.get_width()
-        assert serving.verdict(1, least, most) == "equivalent"
-        assert serving.verdict(least - 1e-6, least - 0.05, 0.99) == "faster"
-        assert serving.verdict(most + 1e-6, 1.01, most + 0.05) == "slower"
-        assert serving.verdict(least + 1e-6, least - 0.05, 0.99) == "inconclusive"
+        assert serving.verdict(1, least, most, 0.03) == "equivalent"
+        assert serving.verdict(least - 1e-6, least - 0.05, 0.99, 0.03) == "faster"
+        assert serving.verdict(most + 1e-6, 1.01, most + 0.05, 0.03) == "slower"
+        assert serving.verdict(least + 1e-6, least - 0.05, 0.99, 0.03) == "inconclusive"
     assert figure.reading.endswith("The band is assumed: ±3 %; symmlib serve --aa measures it.")
 
 
