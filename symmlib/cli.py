@@ -169,14 +169,14 @@ def serve(arguments) -> int:
         raise UsageError(f"the profile {profile.name} has no section 04_serving, which says what to serve.")
     parameters = profile.parameters["04_serving"]
     experiment = ServingExperiment.of(parameters)
-    if arguments.aa:
-        experiment = experiment.a_a()
+    if arguments.aa is not None:
+        experiment = experiment.a_a(arguments.aa or experiment.baseline)
         named = {"arms": [arm.as_dict() for arm in experiment.arms]}
         parameters |= named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
     if arguments.dry_run:
         print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
         return 0
-    with _output(arguments.out, "serve-aa" if arguments.aa else "serve", {"04_serving": parameters}) as out:
+    with _output(arguments.out, "serve" if arguments.aa is None else "serve-aa", {"04_serving": parameters}) as out:
         comparison = run_experiment(experiment, out, arguments.routing_table)
         predict(out)
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
@@ -307,8 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, serve, "serve with vLLM under every arm of a profile, and compare")
     command.add_argument("--profile", default="cpu", help="the profile whose 04_serving section to run (default cpu)")
     command.add_argument("--routing-table", type=_path, metavar="FILE", help="what the arm `router` obeys")
-    command.add_argument("--aa", action="store_true", help="serve the baseline as both arms: what two equal arms differ"
-                         " by is noise, and bounds what later experiments of this load call a change")  # fmt: skip
+    command.add_argument("--aa", nargs="?", const="", metavar="ARM", help="serve ARM (by default the baseline) as both "
+                         "arms: what two equal arms differ by is noise, and bounds what later experiments of this load "
+                         "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
     _out(command)
 

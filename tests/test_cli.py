@@ -230,3 +230,5 @@ def test_a_dry_run_of_the_pull_requests_arms_shows_what_each_of_them_sets(capsys
 def test_an_a_a_dry_run_has_the_baseline_twice(capsys):
     assert cli.main(["serve", "--profile", "cpu", "--aa", "--dry-run"]) == 0
     assert "arms      gloo, gloo again\n" in capsys.readouterr().out
+    assert cli.main(["serve", "--profile", "cpu", "--aa", "vllm/shm", "--dry-run"]) == 0
+    assert "compared  vllm/shm again with vllm/shm\n" in capsys.readouterr().out

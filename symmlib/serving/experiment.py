@@ -134,9 +134,11 @@ class ServingExperiment:
         """Whether its arms differ in nothing but their names."""
         return len({dataclasses.replace(arm, name="") for arm in self.arms}) == 1
 
-    def a_a(self) -> "ServingExperiment":
-        """The same with its baseline twice: what two equal arms show is noise, and bounds what counts as a change."""
-        arm = next(arm for arm in self.arms if arm.name == self.baseline)
+    def a_a(self, name: str) -> "ServingExperiment":
+        """The same with the arm `name` twice: what two equal arms show is noise, and bounds what counts as a change."""
+        if name not in self.arm_names:
+            raise unknown("arm of this experiment", name, self.arm_names)
+        arm = self.arms[self.arm_names.index(name)]
         again = dataclasses.replace(arm, name=f"{arm.name} again")
         return dataclasses.replace(self, arms=(arm, again), baseline=arm.name, treatment=again.name)
 

@@ -99,8 +99,8 @@ def test_options_that_only_sound_secret_are_allowed():
     assert ServingExperiment(server_args=given).server_args == tuple(given)
 
 
-def test_an_a_a_experiment_is_the_baseline_twice():
-    both = ServingExperiment(baseline="vllm/shm").a_a()
+def test_an_a_a_experiment_is_one_arm_twice():
+    both = ServingExperiment().a_a("vllm/shm")
     assert both.arm_names == ("vllm/shm", "vllm/shm again") and both.is_a_a
     assert both.pairs() == [("vllm/shm", "vllm/shm again")]
     assert not ServingExperiment().is_a_a
