@@ -184,6 +184,26 @@ def serve(arguments) -> int:
     return 0
 
 
+def serve_import(arguments) -> int:
+    from symmlib.serving.imported import import_results
+
+    comparison = import_results(
+        arguments.file,
+        arguments.out,
+        arm=arguments.arm,
+        tp=arguments.tp,
+        qps=arguments.qps,
+        block=arguments.block,
+        baseline=arguments.baseline,
+    )
+    if comparison.empty:
+        print("Kept. With a second arm in the same block and cell there is something to compare.")
+    else:
+        print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    print(f"\nResults: {_short(arguments.out / 'results')}")
+    return 0
+
+
 def routes_show(arguments) -> int:
     from symmlib.provenance import routed_device
     from symmlib.routing import RoutingTable, show
@@ -312,6 +332,16 @@ def _parser() -> argparse.ArgumentParser:
                          "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
     _out(command)
+    others = command.add_subparsers(metavar="import", required=False)
+    command = _command(others, serve_import, "add what another load generator measured to the same tables", "import")
+    command.add_argument("file", type=_path, metavar="FILE", help="JSON of guidellm benchmark, or of vllm bench serve")
+    command.add_argument("--arm", required=True, metavar="NAME", help="the server configuration, as tables call it")
+    command.add_argument("--tp", type=int, required=True, help="its tensor-parallel size")
+    command.add_argument("--qps", type=float, required=True, help="the request rate that was asked for")
+    command.add_argument("--block", type=int, default=1, help="the repetition that it belongs to (default 1)")
+    command.add_argument("--baseline", default="", metavar="NAME", help="what the others are compared with (by default "
+                         "the arm that was imported first)")  # fmt: skip
+    command.add_argument("--out", type=_path, required=True, metavar="DIR", help="where raw/ and results/ are")
 
     routes = _command(commands, None, "routing tables", "routes").add_subparsers(metavar="COMMAND", required=True)
     command = _command(routes, routes_show, "what serves which size, and why", "show")

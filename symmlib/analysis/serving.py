@@ -20,6 +20,7 @@ PERCENTILES = {"p90": 90, "p95": 95, "p99": 99}
 STATISTICS = ("mean", "median", *PERCENTILES)
 BEYOND = 10  # requests that must lie beyond a percentile, else it is an anecdote
 TOO_SMALL = "n too small"
+NOT_RECORDED = "not recorded"  # such as single gaps by a load generator that keeps their mean only
 
 TIERS = {"smoke": 1, "quick": 3, "standard": 6, "full": 10}  # blocks; smoke gives no verdict
 MAX_BLOCKS = 20  # the exact test visits 2^blocks assignments of signs
@@ -84,7 +85,8 @@ def summarize(result: Mapping) -> pd.DataFrame:
     for metric, statistic in itertools.product(METRICS, STATISTICS):
         enough = statistic not in PERCENTILES or count * (100 - PERCENTILES[statistic]) >= 100 * BEYOND
         value = _statistic(values[metric], statistic) if enough and len(values[metric]) else math.nan
-        rows.append((metric, statistic, value, count, "" if not math.isnan(value) else TOO_SMALL))
+        lacking = TOO_SMALL if len(values[metric]) or not count else NOT_RECORDED
+        rows.append((metric, statistic, value, count, "" if not math.isnan(value) else lacking))
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS[4:])
 
 

@@ -73,15 +73,20 @@ class Gates:
         return pd.DataFrame(self.rows, columns=GATE_COLUMNS)
 
 
-def check(measurements: Iterable[Measurement]) -> Gates:
-    """All gates over what was measured so far: a row where everything in a cell passes, else a row for each failure."""
+def check(measurements: Iterable[Measurement], of_cells: tuple | None = None) -> Gates:
+    """All gates over what was measured so far: a row where everything in a cell passes, else a row for each failure.
+
+    `of_cells`: those that can be judged, where not all can, as of what another load generator measured.
+    """
     gates = Gates()
     cells: dict[tuple, list[Measurement]] = {}
     for measurement in measurements:
         cells.setdefault((measurement.tp, measurement.qps), []).append(measurement)
     for (tp, qps), members in cells.items():
-        for gate in (no_failed_requests, same_schedule, sent_on_time, achieved_rate, no_growing_queue, no_throttling):
+        for gate in of_cells or OF_CELLS:
             _judge(gates, gate.__name__.replace("_", " "), f"TP={tp}, QPS {qps:g}", members, gate(members))
+    if of_cells:
+        return gates
     servers: dict[tuple, list[Measurement]] = {}
     for measurement in (m for members in cells.values() for m in members):
         servers.setdefault((measurement.tp, measurement.arm), []).append(measurement)
@@ -202,6 +207,9 @@ def no_throttling(members: list[Measurement]) -> list[tuple[bool, str]]:
             reasons = json.loads(path.read_text(encoding="utf-8"))
             seen.append((not reasons, "; ".join(reasons) or "no GPU was slowed down"))
     return seen if len(seen) == len(members) else []
+
+
+OF_CELLS = (no_failed_requests, same_schedule, sent_on_time, achieved_rate, no_growing_queue, no_throttling)
 
 
 def intended_all_reduce(members: list[Measurement]) -> list[tuple[bool, str]]:

@@ -73,7 +73,20 @@ def write_results(
     experiment: ServingExperiment, measured: list[Measurement], results: Path, noise: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Write the tables and gates of what was `measured`; returns the comparison. `noise`: as `floor.find` gives it."""
-    checked = gates.check(measured)
+    if noise is not None:
+        write_csv(results / floor.FLOOR, noise)
+    return write_tables(measured, gates.check(measured), experiment.pairs(), experiment.tier, results, noise)
+
+
+def write_tables(
+    measured: list[Measurement],
+    checked: gates.Gates,
+    pairs: list[tuple[str, str]],
+    tier: str,
+    results: Path,
+    noise: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """As `write_results`, of whatever was measured: by this suite, or imported."""
     requests, summaries = [], []
     for m in measured:
         place = {"block": m.block, "arm": m.arm.name, "tp": m.tp, "qps": m.qps}
@@ -81,13 +94,11 @@ def write_results(
         summaries.append(analysis.summarize(m.result).assign(**place))
     summary = _concat(summaries, analysis.SUMMARY_COLUMNS)
     options = {} if noise is None else {"delta": noise}
-    comparison = analysis.compare(summary, experiment.pairs(), tier=experiment.tier, invalid=checked.invalid, **options)
+    comparison = analysis.compare(summary, pairs, tier=tier, invalid=checked.invalid, **options)
     write_csv(results / "serving.csv", _concat(requests, analysis.REQUEST_COLUMNS))
     write_csv(results / "serving_summary.csv", summary)
     write_csv(results / "comparison.csv", comparison)
     write_csv(results / "gates.csv", checked.frame())
-    if noise is not None:
-        write_csv(results / floor.FLOOR, noise)
     return comparison
 
 

@@ -1,0 +1,98 @@
+"""Real files of other load generators, read into the suite's own tables."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from symmlib import cli
+from symmlib.analysis import serving as analysis
+from symmlib.errors import UsageError
+from symmlib.serving.imported import import_results, read
+
+DATA = Path(__file__).parent / "data"
+GUIDELLM, VLLM = DATA / "guidellm.json", DATA / "vllm-bench-serve.json"
+CELL = {"tp": 2, "qps": 8.0}
+
+
+def test_guidellms_requests_have_the_latencies_that_guidellm_says_under_its_own_names():
+    said = json.loads(GUIDELLM.read_text())["benchmarks"][0]["metrics"]
+    summary = analysis.summarize(read(GUIDELLM)).set_index(["metric", "statistic"])
+    ttft, per_request = said["time_to_first_token_ms"]["successful"], said["inter_token_latency_ms"]["successful"]
+    assert summary.requests.iloc[0] == ttft["count"] == 179
+    assert summary.value_ms["ttft", "mean"] == pytest.approx(ttft["mean"])
+    assert summary.value_ms["ttft", "median"] == pytest.approx(ttft["median"])
+    # What GuideLLM calls the inter-token latency of a request is our TPOT. It weighs requests by their tokens, all 32.
+    assert summary.value_ms["tpot", "mean"] == pytest.approx(per_request["mean"])
+    assert summary.value_ms["tpot", "median"] == pytest.approx(per_request["median"])
+    # Ours ends with the last token, GuideLLM's with the connection.
+    ends = said["request_latency"]["successful"]["mean"] * 1000
+    assert 0.99 * ends < summary.value_ms["e2el", "mean"] <= ends
+    assert summary.note["itl", "mean"] == "not recorded"
+
+
+def test_a_file_of_vllms_benchmark_says_here_what_it_says_in_vllm():
+    said = json.loads(VLLM.read_text())
+    summary = analysis.summarize(read(VLLM)).set_index(["metric", "statistic"]).value_ms
+    names = {"mean": "mean", "median": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
+    compared = 0
+    for metric in analysis.METRICS:
+        for statistic, theirs in names.items():
+            ours = summary[metric, statistic]
+            if pd.notna(ours):
+                assert ours == pytest.approx(said[f"{theirs}_{metric}_ms"], rel=1e-9), (metric, statistic)
+                compared += 1
+    assert compared == 12  # of 104 requests no p95 and no p99: fewer than 10 lie beyond them
+
+
+def test_two_arms_and_three_blocks_make_a_comparison_and_an_import_repeated_changes_nothing(tmp_path):
+    for block in (1, 2, 3):
+        import_results(VLLM, tmp_path, arm="gloo", block=block, **CELL)
+        comparison = import_results(GUIDELLM, tmp_path, arm="router", block=block, **CELL)
+    tables = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert len(pd.read_csv(tmp_path / "results" / "serving.csv")) == 3 * (104 + 179)
+    row = comparison.set_index(["metric", "statistic"]).loc[("ttft", "median")]
+    assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio > 1
+    again = import_results(GUIDELLM, tmp_path, arm="router", block=2, **CELL)
+    pd.testing.assert_frame_equal(again, comparison)
+    assert tables == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+
+
+def test_a_server_that_could_not_keep_up_is_found_out_here_too(tmp_path):
+    import_results(GUIDELLM, tmp_path, arm="router", block=1, **CELL)
+    gates = pd.read_csv(tmp_path / "results" / "gates.csv")
+    assert set(gates.gate) == {"no failed requests", "no growing queue"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "is no JSON"),
+        ("[]", "holds no result"),
+        ("{}", "has no start_times"),
+        ('{"benchmarks": []}', "holds 0 benchmarks"),
+        ('{"benchmarks": [{"requests": {"successful": [{}], "errored": []}}]}', "is not the JSON of"),
+        ('{"benchmarks": [{"requests": {"successful": [], "errored": []}}]}', "is not the JSON of"),
+    ],
+)
+def test_what_is_no_result_is_refused_by_its_name_and_nothing_is_lost(tmp_path, text, expected):
+    out = tmp_path / "out"
+    import_results(VLLM, out, arm="gloo", block=1, **CELL)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(UsageError, match="bad.json") as error:
+        import_results(tmp_path / "bad.json", out, arm="router", block=1, **CELL)
+    assert expected in str(error.value)
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+
+
+def test_the_command_keeps_the_first_arm_and_compares_the_second(tmp_path, capsys):
+    shutil.copy(GUIDELLM, tmp_path / "g.json")
+    out = ["--tp", "2", "--qps", "8", "--out", str(tmp_path / "out")]
+    assert cli.main(["serve", "import", str(VLLM), "--arm", "gloo", *out]) == 0
+    assert "With a second arm" in capsys.readouterr().out
+    assert cli.main(["serve", "import", str(tmp_path / "g.json"), "--arm", "router", *out]) == 0
+    assert "router" in capsys.readouterr().out
+    assert cli.main(["serve", "import", str(tmp_path / "none.json"), "--arm", "router", *out]) == 2
