@@ -90,6 +90,7 @@ class Router:
         self._last_resort = self.backends[self.fallback]
         self._routes = {dtype: self._resolve(dtype, table, batch_invariant) for dtype, table in found.items()}
         self._ways: dict[torch.dtype, dict[int, Served]] = {dtype: {} for dtype in DTYPES}
+        self._numel, self._dtype, self._way = -1, None, _NO_WAY  # of the last call
         self._others: dict[tuple, Served] = {}
         self._logged: set[str] = set()
         self.op_name = ops.register(self)
@@ -106,15 +107,14 @@ class Router:
     def all_reduce(self, tensor: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Sum `tensor` elementwise over the ranks, into `out` (which may be `tensor`) or a new tensor.
 
-        A size that was met before costs a count more than its backend. In compiled code this becomes an operator
+        The size of the call before, as a model's layers have it one after the other, costs two comparisons and a count;
+        another that was met before two look-ups more. In compiled code this becomes an operator
         (`symmlib.routing.ops`), which leaves the choice of backend to each call. There is no backward. Raises
         `SymmlibError` where a tensor needs the fallback and this machine has none: NCCL needs a GPU for each rank.
         """
-        numel = tensor.numel()
-        try:
-            way = self._ways[tensor.dtype][numel]
-        except KeyError:
-            way = self._new_way(tensor, numel)
+        numel, way = tensor.numel(), self._way
+        if numel != self._numel or tensor.dtype is not self._dtype:
+            way = self._way_of(tensor, numel)
         result = way.launch(tensor, out)
         if result is None:
             return self._fall_back(tensor, out)
@@ -150,6 +150,15 @@ class Router:
         ops.withdraw(self.op_name)
         close_backends(self.backends)
         self.trace.close()
+
+    def _way_of(self, tensor: torch.Tensor, numel: int) -> Served:
+        """What serves tensors of this dtype and size; the next call finds it without a look-up."""
+        try:
+            way = self._ways[tensor.dtype][numel]
+        except KeyError:
+            way = self._new_way(tensor, numel)
+        self._numel, self._dtype, self._way = numel, tensor.dtype, way
+        return way
 
     def _new_way(self, tensor: torch.Tensor, numel: int) -> Served:
         """What serves tensors of this dtype and size as long as they are as they should be; kept for the next one."""
