@@ -1,14 +1,12 @@
-"""Results of another load generator in the same tables: GuideLLM's JSON, or what `vllm bench serve` wrote elsewhere.
+"""Results of another load generator in the same tables: GuideLLM's, AIPerf's, or of `vllm bench serve` elsewhere.
 
 Called by `symmlib serve import`. Each file is one arm at one rate in one block; it is kept as
 raw/serving/imported/block-1/tp2-gloo/qps-4.json in the layout of `vllm bench serve --save-detailed`, and all tables are
 made anew from what lies there. So a file that is imported twice counts once.
-
-Definitions are this suite's (`analysis.serving`). GuideLLM calls "inter_token_latency" of a request what is TPOT here,
-and its "time_per_output_token" counts the first token, too. It keeps no single gaps, so there is no ITL.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +18,10 @@ from symmlib.runs import write_json
 from symmlib.serving import gates
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import place_of
+from symmlib.serving.external import read
 from symmlib.serving.gates import Measurement
 from symmlib.serving.run import write_tables
 from symmlib.serving.turns import rate_name
-
-_VLLM = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "duration")
-_EXPECTED = "the JSON of `guidellm benchmark` or of `vllm bench serve --save-result --save-detailed`"
 
 
 def import_results(
@@ -38,81 +34,66 @@ def import_results(
     """
     if not arm.strip() or len(arm) > 60 or not arm.isprintable():
         raise UsageError(f"an arm's name must be a short text, not {arm!r:.80}.")
-    if tp < 1 or block < 1 or not 0 < qps < 1e6:
-        raise UsageError(f"tp {tp}, block {block} and qps {qps:g} must be 1 or more, and above 0.")
+    if tp < 1 or not 1 <= block <= analysis.MAX_BLOCKS or not 0 < qps < 1e6:
+        raise UsageError(f"tp {tp}, block {block} (at most {analysis.MAX_BLOCKS}) and qps {qps:g} must be above 0.")
+    if (Path(out) / "raw" / "serving" / "experiment.json").exists():
+        raise UsageError(f"{out} holds an experiment of symmlib's own, whose tables would be replaced. Choose another.")
     result = read(path)
     raw = Path(out) / "raw" / "serving" / "imported"
     place = raw / f"block-{block}" / f"tp{tp}-{place_of(arm)}"
-    write_json(place / f"{rate_name(qps)}.json", result)
-    write_json(place / "arm.json", {"arm": arm, "tp": tp, "block": block})
+    target = place / f"{rate_name(qps)}.json"
     arms = list(dict.fromkeys([*_arms(raw), arm]))
-    write_json(raw / "arms.json", arms)
     baseline = baseline or arms[0]
     if baseline not in arms:
         raise UsageError(f"the baseline {baseline!r} was not imported. There are {', '.join(arms)}.")
+    _require_new(_measurements(raw), result, target, arm, path)
+    write_json(place / "arm.json", {"arm": arm, "tp": tp, "block": block})
+    write_json(target, result)
+    write_json(raw / "arms.json", arms)
     pairs = [(baseline, other) for other in arms if other != baseline]
     measured = _measurements(raw)
-    checked = gates.check(measured, (gates.no_failed_requests, gates.no_growing_queue))
+    checked = gates.check(measured, (gates.no_failed_requests, same_load, rate_asked_for, gates.no_growing_queue))
     return write_tables(measured, checked, pairs, "full", Path(out) / "results")
 
 
-def read(path: Path) -> dict:
-    """The file as `vllm bench serve --save-detailed` would have written it: times in seconds, a value a request.
+def same_load(members: list[Measurement]) -> list[tuple[bool, str]]:
+    """A block's arms got prompts, and gave answers, of the same mean length within 2 %.
 
-    Raises `UsageError` for a file that is no such result, or holds several benchmarks.
+    Not more than that, because other generators repeat neither the order of prompts nor the times of sending.
     """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no JSON: {error}. Give {_EXPECTED}.") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no result. Give {_EXPECTED}.")
-    try:
-        result = _guidellm(found, path) if "benchmarks" in found else _vllm(found, path)
-        requests = analysis.requests(result)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UsageError(f"{path} is not {_EXPECTED}: {error!r}.") from None
-    if not (requests["error"] == "").any():
-        raise UsageError(f"{path} holds no request that was answered.")
-    return result
-
-
-def _vllm(found: dict, path: Path) -> dict:
-    if missing := [name for name in _VLLM if name not in found]:
-        raise UsageError(f"{path} has no {', '.join(missing)}: it is not {_EXPECTED}.")
-    kept = {name: found[name] for name in (*_VLLM, "latencies") if name in found}
-    if len({len(kept[name]) for name in kept if name != "duration"}) != 1:
-        raise UsageError(f"{path} has not one entry a request in each of {', '.join(_VLLM[:-1])}.")
-    return kept
-
-
-def _guidellm(found: dict, path: Path) -> dict:
-    """From GuideLLM (seen with 0.8.1): one benchmark; requests that it cut off at its end are none."""
-    if len(found["benchmarks"]) != 1:
-        raise UsageError(
-            f"{path} holds {len(found['benchmarks'])} benchmarks; import one rate at a time (guidellm --rate with one)."
+    means = [member.requests[["input_tokens", "output_tokens"]].replace(0, np.nan).mean() for member in members]
+    seen = []
+    for member, ours in zip(members, means, strict=True):
+        block = [mean for other, mean in zip(members, means, strict=True) if other.block == member.block]
+        usual = pd.DataFrame(block).median()
+        apart = (ours / usual - 1).abs().max()
+        said = f"{ours['input_tokens']:.1f} tokens in and {ours['output_tokens']:.1f} out on average"
+        seen.append(
+            (not apart > gates.RATE_TOLERANCE, f"{said}; {usual.iloc[0]:.1f} and {usual.iloc[1]:.1f} are usual")
         )
-    benchmark = found["benchmarks"][0]
-    answered, failed = benchmark["requests"]["successful"], benchmark["requests"]["errored"] or []
-    rows = []
-    for request in answered:
-        timings, start = request["info"]["timings"], request["request_start_time"]
-        ttft_s = request["time_to_first_token_ms"] / 1000
-        rows.append((start, ttft_s, timings["last_token_iteration"] - start, request["prompt_tokens"],
-                     request["output_tokens"], ""))  # fmt: skip
-    for request in failed:
-        rows.append((request["request_start_time"], 0.0, 0.0, request["prompt_tokens"] or 0, 0,
-                     str(request["info"].get("error") or "failed")))  # fmt: skip
-    rows.sort()
-    starts, ttfts, latencies, input_lens, output_lens, errors = (list(column) for column in zip(*rows, strict=True))
-    ends = np.array(starts) + np.array(latencies)
-    return {
-        "start_times": starts, "ttfts": ttfts, "latencies": latencies, "itls": [[] for _ in rows],
-        "input_lens": input_lens, "output_lens": output_lens, "errors": errors,
-        "duration": float(ends.max() - min(starts)),
-    }  # fmt: skip
+    return seen
+
+
+def rate_asked_for(members: list[Measurement]) -> list[tuple[bool, str]]:
+    """Requests were sent at the rate that the cell is named by, within three standard errors of a Poisson count."""
+    seen = []
+    for member in members:
+        starts = np.array(member.result["start_times"])
+        gaps, span_s = len(starts) - 1, float(np.ptp(starts))
+        rate = gaps / span_s if span_s else math.nan
+        ok = abs(rate / member.qps - 1) <= max(gates.RATE_TOLERANCE, 3 / math.sqrt(max(gaps, 1)))
+        seen.append((ok, f"sent {rate:.2f} requests/s where {member.qps:g} were asked for"))
+    return seen
+
+
+def _require_new(measured: list[Measurement], result: dict, target: Path, arm: str, path: Path) -> None:
+    """Refuse one measurement under two names, and two arms in one place."""
+    for other in measured:
+        if other.path.parent == target.parent and other.arm.name != arm:
+            raise UsageError(f"the arms {arm!r} and {other.arm.name!r} would share the directory {target.parent.name}.")
+        if other.path != target and other.result["start_times"] == result["start_times"]:
+            where = f"{other.arm.name}, TP={other.tp}, QPS {other.qps:g}, block {other.block}"
+            raise UsageError(f"{path} was imported before, as {where}: a measurement counts once. Remove {other.path}.")
 
 
 def _arms(raw: Path) -> list[str]:

@@ -13,8 +13,25 @@ from symmlib.errors import UsageError
 from symmlib.serving.imported import import_results, read
 
 DATA = Path(__file__).parent / "data"
-GUIDELLM, VLLM = DATA / "guidellm.json", DATA / "vllm-bench-serve.json"
+GUIDELLM, AIPERF = DATA / "guidellm.json", DATA / "aiperf.jsonl"
+VLLM, LENGTHS = DATA / "vllm-bench-serve.json", DATA / "vllm-lengths.json"
 CELL = {"tp": 2, "qps": 8.0}
+
+
+def another(place: Path, block: int, arm: str, slower: float) -> Path:
+    """A further measurement: the real one at another time, its latencies times `slower`."""
+    result = json.loads(VLLM.read_text())
+    for name in ("ttfts", "latencies"):
+        result[name] = [value * slower for value in result[name]]
+    result["itls"] = [[gap * slower for gap in gaps] for gaps in result["itls"]]
+    result["start_times"] = [start + 100 * block + slower for start in result["start_times"]]
+    place.mkdir(exist_ok=True)
+    (place / f"{block}-{arm}.json").write_text(json.dumps(result))
+    return place / f"{block}-{arm}.json"
+
+
+def snapshot(place: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (place / "raw").rglob("qps-*.json")}
 
 
 def test_guidellms_requests_have_the_latencies_that_guidellm_says_under_its_own_names():
@@ -47,23 +64,90 @@ def test_a_file_of_vllms_benchmark_says_here_what_it_says_in_vllm():
     assert compared == 12  # of 104 requests no p95 and no p99: fewer than 10 lie beyond them
 
 
+def test_aiperfs_requests_have_the_latencies_that_aiperf_says_under_its_own_names():
+    said = json.loads((DATA / "aiperf-summary.json").read_text())
+    result = read(AIPERF)
+    summary = analysis.summarize(result).set_index(["metric", "statistic"])
+    assert summary.requests.iloc[0] == said["request_count"]["avg"] == 39
+    names = {
+        "ttft": "time_to_first_token",
+        "tpot": "inter_token_latency",
+        "itl": "inter_chunk_latency",
+        "e2el": "request_latency",
+    }
+    for metric, theirs in names.items():
+        assert summary.value_ms[metric, "mean"] == pytest.approx(said[theirs]["avg"]), metric
+        assert summary.value_ms[metric, "median"] == pytest.approx(said[theirs]["p50"]), metric
+    requests = analysis.requests(result)
+    failed = requests[requests["error"] != ""]
+    assert len(failed) == said["error_request_count"]["avg"] == 1
+    assert "No responses with actual content" in failed["error"].item() and failed["ttft_ms"].isna().all()
+
+
+def test_requests_that_a_dying_server_left_unanswered_are_failed_ones():
+    requests = analysis.requests(read(DATA / "vllm-cut.json"))
+    assert (requests["error"] != "").sum() == json.loads((DATA / "vllm-cut.json").read_text())["failed"] == 12
+    assert requests.loc[requests["error"] != "", ["ttft_ms", "tpot_ms", "e2el_ms"]].isna().all(axis=None)
+
+
 def test_two_arms_and_three_blocks_make_a_comparison_and_an_import_repeated_changes_nothing(tmp_path):
     for block in (1, 2, 3):
-        import_results(VLLM, tmp_path, arm="gloo", block=block, **CELL)
-        comparison = import_results(GUIDELLM, tmp_path, arm="router", block=block, **CELL)
-    tables = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
-    assert len(pd.read_csv(tmp_path / "results" / "serving.csv")) == 3 * (104 + 179)
+        for arm, slower in (("gloo", 1), ("router", 2)):
+            path = another(tmp_path, block, arm, slower)
+            comparison = import_results(path, tmp_path / "out", arm=arm, block=block, **CELL)
+    results = tmp_path / "out" / "results"
+    tables = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert len(pd.read_csv(results / "serving.csv")) == 3 * 2 * 104
     row = comparison.set_index(["metric", "statistic"]).loc[("ttft", "median")]
-    assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio > 1
-    again = import_results(GUIDELLM, tmp_path, arm="router", block=2, **CELL)
+    assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio == pytest.approx(2)
+    assert row.verdict == "slower" and row.note == ""
+    again = import_results(path, tmp_path / "out", arm="router", block=3, **CELL)
     pd.testing.assert_frame_equal(again, comparison)
-    assert tables == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert tables == {path.name: path.read_bytes() for path in results.iterdir()}
 
 
-def test_a_server_that_could_not_keep_up_is_found_out_here_too(tmp_path):
-    import_results(GUIDELLM, tmp_path, arm="router", block=1, **CELL)
-    gates = pd.read_csv(tmp_path / "results" / "gates.csv")
-    assert set(gates.gate) == {"no failed requests", "no growing queue"}
+def test_arms_that_met_another_load_or_rate_are_compared_but_not_judged(tmp_path):
+    import_results(VLLM, tmp_path, arm="gloo", block=1, **CELL)
+    import_results(LENGTHS, tmp_path, arm="router", block=1, **CELL)
+    comparison = import_results(GUIDELLM, tmp_path, arm="fast", block=1, **CELL).set_index(["treatment", "metric"])
+    assert set(comparison.verdict) == {"invalid"}
+    assert "same load" in comparison.note["router", "ttft"].iloc[0]
+    # Asked for 8/s, GuideLLM 0.8.1 sent 13.2: its ten workers draw the same Poisson gaps.
+    assert "sent 13.25 requests/s where 8 were asked for" in comparison.note["fast", "ttft"].iloc[0]
+
+
+def test_one_measurement_does_not_stand_for_two_blocks_or_arms(tmp_path):
+    import_results(VLLM, tmp_path, arm="gloo", block=1, **CELL)
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match="was imported before, as gloo, TP=2, QPS 8, block 1"):
+        import_results(VLLM, tmp_path, arm="gloo", block=2, **CELL)
+    with pytest.raises(UsageError, match="would share the directory"):
+        import_results(another(tmp_path / "x", 1, "-", 1), tmp_path, arm="g-o", block=1, **CELL)
+        import_results(another(tmp_path / "x", 2, "-", 1), tmp_path, arm="g/o", block=1, **CELL)
+    with pytest.raises(UsageError, match="the baseline 'typo' was not imported"):
+        import_results(another(tmp_path / "x", 3, "-", 1), tmp_path, arm="gloo", block=3, baseline="typo", **CELL)
+    assert before.items() <= snapshot(tmp_path).items()
+    assert not (tmp_path / "raw" / "serving" / "imported" / "block-3").exists()
+
+
+def test_an_experiment_of_our_own_is_not_overwritten(tmp_path):
+    (tmp_path / "raw" / "serving").mkdir(parents=True)
+    (tmp_path / "raw" / "serving" / "experiment.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds an experiment of symmlib's own"):
+        import_results(VLLM, tmp_path, arm="gloo", block=1, **CELL)
+
+
+def test_answers_that_were_not_streamed_and_aiperfs_summary_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(UsageError, match="profile_export.jsonl beside it"):
+        read(DATA / "aiperf-summary.json")
+    found = json.loads(GUIDELLM.read_text())
+    found["benchmarks"][0]["requests"]["successful"][0]["info"]["timings"]["first_token_iteration"] = None
+    (tmp_path / "g.json").write_text(json.dumps(found))
+    with pytest.raises(UsageError, match=r"g.json has no time of a first token: the generator must stream"):
+        read(tmp_path / "g.json")
+    (tmp_path / "a.jsonl").write_text(AIPERF.read_text().replace("time_to_first_token", "other"))
+    with pytest.raises(UsageError, match="aiperf --streaming"):
+        read(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +158,7 @@ def test_a_server_that_could_not_keep_up_is_found_out_here_too(tmp_path):
         ("{}", "has no start_times"),
         ('{"benchmarks": []}', "holds 0 benchmarks"),
         ('{"benchmarks": [{"requests": {"successful": [{}], "errored": []}}]}', "is not the JSON of"),
-        ('{"benchmarks": [{"requests": {"successful": [], "errored": []}}]}', "is not the JSON of"),
+        ('{"benchmarks": [{"requests": {"successful": [], "errored": []}}]}', "holds no request"),
     ],
 )
 def test_what_is_no_result_is_refused_by_its_name_and_nothing_is_lost(tmp_path, text, expected):
