@@ -334,7 +334,8 @@ def _parser() -> argparse.ArgumentParser:
     _out(command)
     others = command.add_subparsers(metavar="import", required=False)
     command = _command(others, serve_import, "add what another load generator measured to the same tables", "import")
-    command.add_argument("file", type=_path, metavar="FILE", help="JSON of guidellm benchmark, or of vllm bench serve")
+    command.add_argument("file", type=_path, metavar="FILE", help="JSON of GuideLLM or vllm bench serve, or AIPerf's "
+                         "profile_export.jsonl")  # fmt: skip
     command.add_argument("--arm", required=True, metavar="NAME", help="the server configuration, as tables call it")
     command.add_argument("--tp", type=int, required=True, help="its tensor-parallel size")
     command.add_argument("--qps", type=float, required=True, help="the request rate that was asked for")
