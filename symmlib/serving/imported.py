@@ -38,18 +38,27 @@ def import_results(
     """
     if not arm.strip() or len(arm) > 60 or not arm.isprintable():
         raise UsageError(f"an arm's name must be a short text, not {arm!r:.80}.")
-    if tp < 1 or block < 1 or not 0 < qps < 1e6:
-        raise UsageError(f"tp {tp}, block {block} and qps {qps:g} must be 1 or more, and above 0.")
+    if tp < 1 or not 1 <= block <= analysis.MAX_BLOCKS or not 0 < qps < 1e6:
+        most = f"1 to {analysis.MAX_BLOCKS}"
+        raise UsageError(f"tp {tp} must be at least 1, block {block} one of {most}, and qps {qps:g} above 0.")
     result = read(path)
     raw = Path(out) / "raw" / "serving" / "imported"
+    if (raw.parent / "experiment.json").exists():
+        raise UsageError(f"{out} holds an experiment of symmlib's own. Choose another directory to import into.")
     place = raw / f"block-{block}" / f"tp{tp}-{place_of(arm)}"
-    write_json(place / f"{rate_name(qps)}.json", result)
-    write_json(place / "arm.json", {"arm": arm, "tp": tp, "block": block})
     arms = list(dict.fromkeys([*_arms(raw), arm]))
-    write_json(raw / "arms.json", arms)
+    if shared := [other for other in arms if other != arm and place_of(other) == place_of(arm)]:
+        raise UsageError(f"the arm {arm!r} would share its directory with {shared[0]!r}: rename one.")
     baseline = baseline or arms[0]
     if baseline not in arms:
         raise UsageError(f"the baseline {baseline!r} was not imported. There are {', '.join(arms)}.")
+    for other in raw.glob(f"block-*/{place.name}/{rate_name(qps)}.json"):
+        if other.parent != place and json.loads(other.read_text(encoding="utf-8")) == result:
+            where = f"{other.parents[1].name} of {arm!r}"
+            raise UsageError(f"{path} is {where} already: the same requests are no repetition.")
+    write_json(place / f"{rate_name(qps)}.json", result)
+    write_json(place / "arm.json", {"arm": arm, "tp": tp, "block": block})
+    write_json(raw / "arms.json", arms)
     pairs = [(baseline, other) for other in arms if other != baseline]
     measured = _measurements(raw)
     checked = gates.check(measured, (gates.no_failed_requests, gates.no_growing_queue))
@@ -62,7 +71,7 @@ def read(path: Path) -> dict:
     Raises `UsageError` for a file that is no such result, or holds several benchmarks.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -77,6 +86,10 @@ def read(path: Path) -> dict:
     if not (requests["error"] == "").any():
         raise UsageError(f"{path} holds no request that was answered.")
     return result
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"it holds {word}")
 
 
 def _vllm(found: dict, path: Path) -> dict:

@@ -47,15 +47,29 @@ def test_a_file_of_vllms_benchmark_says_here_what_it_says_in_vllm():
     assert compared == 12  # of 104 requests no p95 and no p99: fewer than 10 lie beyond them
 
 
+def third(path: Path, number: int, into: Path) -> Path:
+    """One of three parts of a real file's requests, as if each had been a block of its own."""
+    result = json.loads(path.read_text())
+    if "benchmarks" in result:
+        requests = result["benchmarks"][0]["requests"]
+        requests["successful"] = requests["successful"][number - 1 :: 3]
+    else:
+        result |= {key: value[number - 1 :: 3] for key, value in result.items()
+                   if isinstance(value, list) and len(value) == 104}  # fmt: skip
+    made = into / f"{path.stem}-{number}.json"
+    made.write_text(json.dumps(result))
+    return made
+
+
 def test_two_arms_and_three_blocks_make_a_comparison_and_an_import_repeated_changes_nothing(tmp_path):
     for block in (1, 2, 3):
-        import_results(VLLM, tmp_path, arm="gloo", block=block, **CELL)
-        comparison = import_results(GUIDELLM, tmp_path, arm="router", block=block, **CELL)
+        import_results(third(VLLM, block, tmp_path), tmp_path, arm="gloo", block=block, **CELL)
+        comparison = import_results(third(GUIDELLM, block, tmp_path), tmp_path, arm="router", block=block, **CELL)
     tables = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
-    assert len(pd.read_csv(tmp_path / "results" / "serving.csv")) == 3 * (104 + 179)
+    assert len(pd.read_csv(tmp_path / "results" / "serving.csv")) == 104 + 179
     row = comparison.set_index(["metric", "statistic"]).loc[("ttft", "median")]
     assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio > 1
-    again = import_results(GUIDELLM, tmp_path, arm="router", block=2, **CELL)
+    again = import_results(third(GUIDELLM, 2, tmp_path), tmp_path, arm="router", block=2, **CELL)
     pd.testing.assert_frame_equal(again, comparison)
     assert tables == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
 
@@ -86,6 +100,26 @@ def test_what_is_no_result_is_refused_by_its_name_and_nothing_is_lost(tmp_path, 
         import_results(tmp_path / "bad.json", out, arm="router", block=1, **CELL)
     assert expected in str(error.value)
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"block": 2}, "is block-1 of 'a/b' already"),
+        ({"arm": "a-b"}, "would share its directory with 'a/b'"),
+        ({"arm": "c", "baseline": "d"}, "the baseline 'd' was not imported"),
+        ({"block": 21}, "block 21 one of 1 to 20"),
+        ({"qps": 0}, "qps 0 above 0"),
+    ],
+)
+def test_what_would_be_no_comparison_is_refused_before_anything_is_written(tmp_path, changes, expected):
+    given = {"arm": "a/b", "block": 1, **CELL}
+    import_results(VLLM, tmp_path, **given)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(UsageError) as error:
+        import_results(VLLM, tmp_path, **given | changes)
+    assert expected in str(error.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
 def test_the_command_keeps_the_first_arm_and_compares_the_second(tmp_path, capsys):
