@@ -422,7 +422,7 @@ def _output(out: Path | None, name: str, parameters: dict[str, dict]) -> Iterato
     (step, settings), *_ = profile.parameters.items()
     run = Run.create(profile)
     try:
-        with run.step(step, settings):
+        with run.executing(), run.step(step, settings):
             yield run.path
     finally:
         run.finish()

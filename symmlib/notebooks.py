@@ -151,8 +151,9 @@ class _HandRun:
         self._shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if self._shell:
             self._shell.events.register("post_run_cell", self._note)
-        self._step = run.step(name, settings)
-        self._step.__enter__()
+        self._step = contextlib.ExitStack()
+        self._step.enter_context(run.executing())
+        self._step.enter_context(run.step(name, settings))
 
     def finish(self) -> None:
         if self._shell:

@@ -96,16 +96,19 @@ def gpus() -> list[dict]:
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
 
 
-def throttling() -> list[str]:
-    """Why GPUs run slower than they could at this moment, such as 'GPU 0: hw thermal slowdown'; empty where none does.
+def throttling() -> list[str] | None:
+    """Why GPUs run slower than they could at this moment, such as 'GPU 0: hw thermal slowdown'; empty where none does,
+    None where nobody can tell.
 
     Of what heat and the power supply force on a GPU; a power limit that a full load reaches is normal.
     """
     causes = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
     query = ",".join(["index", *(f"clocks_event_reasons.{cause}" for cause in causes)])
     text = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    if not text or "N/A" in text:
+        return None
     found = []
-    for line in (text or "").splitlines():
+    for line in text.splitlines():
         index, *states = (part.strip() for part in line.split(","))
         found += [
             f"GPU {index}: {cause.replace('_', ' ')}"

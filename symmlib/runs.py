@@ -140,7 +140,10 @@ class Run:
     @contextlib.contextmanager
     def executing(self) -> Iterator[None]:
         """Keep others from executing this run meanwhile; raises `UsageError` if somebody does already."""
-        lock = os.open(self.path / ".executing", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock = os.open(self.path / ".executing", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self.path}: {error.strerror}.") from None
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it whatever ends the process

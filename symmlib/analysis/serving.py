@@ -121,7 +121,9 @@ def compare(
         times = group.pivot(index="block", columns="arm", values="value_ms")
         for baseline, treatment in pairs:
             if {baseline, treatment} <= set(times):
-                d = np.log(times[treatment] / times[baseline]).dropna().to_numpy()
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    d = np.log(times[treatment] / times[baseline])
+                d = d[np.isfinite(d)].to_numpy()  # neither a missing time nor one of 0 has a ratio
                 reasons = [(invalid or {}).get((tp, qps, arm)) for arm in (baseline, treatment)]
                 found.append([tp, qps, metric, statistic, baseline, treatment, d, next(filter(None, reasons), "")])
     if not found:

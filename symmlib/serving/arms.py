@@ -12,16 +12,18 @@ Most arms are an all-reduce's name: `gloo`, `vllm/shm`, `router`, any backend, o
 What symmlib's plug-in serves (all but `vllm-default`) is proven by its trace, the rest by vLLM's log.
 """
 
+import re
 from dataclasses import asdict, dataclass
 
 from symmlib.errors import UsageError, unknown
 from symmlib.provenance import secret_in
+from symmlib.serving.claim import MARK
 from symmlib.vllm_plugin import CHOICES
 
 VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
 ALL_REDUCES = (VLLM_DEFAULT, *CHOICES)
 OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
-OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE")
+OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE", MARK)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Arm:
 def require_server_args(arguments: tuple[str, ...]) -> None:
     """Raise `UsageError` for arguments of `vllm serve` that are the experiment's to set, or that hold a secret."""
     for argument in arguments:
-        if argument.split("=")[0] in OURS:
-            raise UsageError(f"server_args must not set {argument.split('=')[0]}: the experiment does.")
+        name = argument.split("=")[0]
+        if name.replace("_", "-") in OURS or re.fullmatch(r"-tp\d+", name):  # vLLM takes either spelling
+            raise UsageError(f"server_args must not set {name}: the experiment does.")
     if secret := secret_in(arguments):
         raise UsageError(
             f"server_args must not set {secret}: they are kept in the run's files. Set an environment variable "
@@ -95,7 +98,8 @@ def _environment(given) -> tuple[tuple[str, str], ...]:
     if not isinstance(given, dict):
         raise UsageError(f"an arm's environment maps names to texts; it is {given!r:.60}.")
     for name, value in given.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
+        plain = isinstance(name, str) and isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", name)
+        if not plain or "\0" in value:
             raise UsageError(f"an arm's environment maps names to texts; it has {name!r:.40}: {value!r:.40}. Quote it.")
         if name in OUR_VARIABLES:
             raise UsageError(f"an arm's environment must not set {name}: its all_reduce says what serves.")

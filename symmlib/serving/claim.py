@@ -5,6 +5,7 @@ Two experiments on the same cores or GPUs would each measure the other. `run` ta
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -26,8 +27,8 @@ SHARED_MEMORY = ("/dev/shm/psm_", "/dev/shm/vllm_dist_")  # how Python and vLLM 
 
 
 @contextlib.contextmanager
-def alone(devices: list[str], holder: str) -> Iterator[None]:
-    """Hold `devices` (GPUs by their UUID, or "cpu") as `holder`, a text that tells others who does.
+def alone(devices: list[str], raw: Path, holder: str) -> Iterator[None]:
+    """Hold `devices` (GPUs by their UUID, or "cpu") and the directory `raw` as `holder`, a text that tells who does.
 
     Raises `UsageError` with the holder's text if somebody of this user holds one of them. The kernel lets go of them
     whatever ends this process.
@@ -38,14 +39,16 @@ def alone(devices: list[str], holder: str) -> Iterator[None]:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise UsageError(f"{place} is not a directory of this user's. Remove it, or set TMPDIR to another place.")
     with contextlib.ExitStack() as locks:
-        for device in devices:
-            descriptor = os.open(place / f"{device}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        directory = f"directory-{hashlib.sha256(str(raw.resolve()).encode()).hexdigest()[:16]}"
+        for device in [directory, *devices]:
+            name = f"{device.replace('/', '-')}.lock"
+            descriptor = os.open(place / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             locks.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 said = os.read(descriptor, 4096).decode(errors="replace").strip() or "another experiment"
-                what = "the CPU" if device == "cpu" else f"GPU {device}"
+                what = {"cpu": "the CPU", directory: f"{raw}"}.get(device, f"GPU {device}")
                 raise UsageError(
                     f"{what} serves {said} at this moment, and two experiments would measure each other. Wait for it, "
                     "or end it first."
@@ -63,11 +66,16 @@ def devices(kind: str) -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return ["gpus"]  # they cannot be told apart, so all are held together
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(
+            f"nvidia-smi does not say which GPUs are here ({error}); `symmlib doctor` may know why."
+        ) from None
     gpus = dict(line.split(", ", 1) for line in lines if ", " in line)
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return sorted(gpus.get(name, name) for name in visible or gpus)
+    whole = {
+        name: uuid for name in visible for uuid in gpus.values() if uuid.startswith(name)
+    }  # CUDA takes a beginning
+    return sorted({gpus.get(name) or whole.get(name, name) for name in visible or gpus})
 
 
 def end_orphans(raw: Path) -> int:

@@ -55,8 +55,7 @@ def kind_for(experiment: ServingExperiment) -> str:
 
 def seconds(experiment: ServingExperiment, kind: str) -> float:
     """How long it takes, about."""
-    warmup_s = max(load.WARMUP_S, experiment.duration_s / 10)
-    server_s = READY_S[kind] + warmup_s + AROUND_S + len(experiment.qps) * experiment.duration_s
+    server_s = READY_S[kind] + load.warmup_s(experiment) + AROUND_S + len(experiment.qps) * experiment.duration_s
     return len(experiment.orders()) * len(experiment.tp) * len(experiment.arms) * server_s
 
 

@@ -84,6 +84,8 @@ class ServingExperiment:
             _positive("qps", rate, MAX_QPS)
             if self.requests(rate) < 2:
                 raise UsageError(f"{rate:g} requests/s for {self.duration_s:g} s are fewer than 2. Measure longer.")
+        if len({f"{rate:g}" for rate in self.qps}) < len(self.qps):
+            raise UsageError(f"qps {list(self.qps)} are too close to be told apart in six digits.")
         self._check_arms()
         if self.tier not in TIERS:
             raise unknown("tier", self.tier, TIERS)
@@ -139,7 +141,7 @@ class ServingExperiment:
         if name not in self.arm_names:
             raise unknown("arm of this experiment", name, self.arm_names)
         arm = self.arms[self.arm_names.index(name)]
-        again = dataclasses.replace(arm, name=f"{arm.name} again")
+        again = dataclasses.replace(arm, name=f"{arm.name[:50]} again")
         return dataclasses.replace(self, arms=(arm, again), baseline=arm.name, treatment=again.name)
 
     def requests(self, qps: float) -> int:

@@ -50,18 +50,18 @@ def read(path: Path) -> dict:
         raise UsageError(f"{path} holds no request that was answered.")
     times = [result["start_times"], result["ttfts"], analysis.latencies_s(result)]
     if not np.isfinite(np.array(times, dtype=float)).all():
-        raise UsageError(f"{path} holds times that are no numbers (NaN or infinite).")
+        raise UsageError(f"{path} lacks a time of some of its requests.")
     return result
 
 
 def _recognize(text: str, path: Path) -> tuple[object, Callable]:
     """What the file holds, and the function that knows its layout."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         lines = text.splitlines()
         try:
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = [json.loads(line, parse_constant=_no_number) for line in lines if line.strip()]
         except (ValueError, RecursionError):
             rows = []
         if rows and all(isinstance(row, dict) and "metadata" in row for row in rows):
@@ -76,6 +76,10 @@ def _recognize(text: str, path: Path) -> tuple[object, Callable]:
             return [found], _aiperf  # JSON lines of a single request
         return found, _guidellm if "benchmarks" in found else _vllm
     raise UsageError(f"{path} holds no result. Give {_EXPECTED}.")
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"it holds {word}")
 
 
 def _vllm(found: dict, path: Path) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from symmlib.analysis import serving as analysis
+from symmlib.analysis.serving import TIERS
 from symmlib.provenance import cpu, gpus
 from symmlib.runs import default_reports_dir, digest, write_csv
 from symmlib.serving.experiment import ServingExperiment
@@ -21,6 +22,7 @@ def load_key(experiment: ServingExperiment, kind: str) -> str:
     """What two experiments have in common if one's noise is the other's: machine, model and load, not the arms."""
     fields = experiment.as_dict()
     machine = [gpu.get("name") for gpu in gpus()] if kind == "cuda" else [cpu()["model"], cpu()["cores"]]
+    fields |= {"qps": [float(qps) for qps in experiment.qps], "duration_s": float(experiment.duration_s)}
     return digest([kind, machine, *(fields[name] for name in _LOAD)])
 
 
@@ -34,12 +36,14 @@ def find(experiment: ServingExperiment, kind: str, raw: Path) -> pd.DataFrame | 
     key = load_key(experiment, kind)
     places = dict.fromkeys([raw.resolve().parents[2], default_reports_dir().resolve() / "runs"])
     notes = [note for place in places for note in place.glob("*/raw/serving/experiment.json")]
-    for note in sorted(notes, key=lambda note: note.parents[2].name, reverse=True):
-        path = note.parents[2] / "results" / FLOOR
+    found: list[tuple[str, pd.DataFrame]] = []
+    for note in notes:
         try:
             said = json.loads(note.read_text(encoding="utf-8"))
-            if said.get("is_a_a") and said.get("load_key") == key and path.is_file():
-                return pd.read_csv(path)
-        except (OSError, ValueError, AttributeError):
+            if said.get("is_a_a") and said.get("load_key") == key:
+                floor = pd.read_csv(note.parents[2] / "results" / FLOOR)
+                if len(floor) and floor["blocks"].min() >= TIERS["quick"]:  # fewer give no verdict, and bound none
+                    found.append((str(said.get("at", "")), floor))
+        except (OSError, ValueError, AttributeError, KeyError):
             continue  # damaged, or of another version: as if it were not there
-    return None
+    return max(found, key=lambda one: one[0])[1] if found else None

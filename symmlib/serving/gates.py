@@ -51,9 +51,13 @@ class Measurement:
     def requests(self) -> pd.DataFrame:
         return analysis.requests(self.result)
 
+    @property
+    def schedule_path(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}{SCHEDULE}")
+
     @cached_property
     def schedule(self) -> dict:
-        return json.loads(self.path.with_name(f"{self.path.stem}{SCHEDULE}").read_text(encoding="utf-8"))
+        return json.loads(self.schedule_path.read_text(encoding="utf-8"))
 
     @cached_property
     def lengths_sha256(self) -> str:
@@ -107,7 +111,7 @@ def no_failed_requests(members: list[Measurement]) -> list[tuple[bool, str]]:
         if failed.empty:
             seen.append((True, f"all {len(member.requests)} requests answered"))
         else:
-            first = str(failed["error"].iloc[0]).strip().splitlines()[-1][:200]
+            first = (failed["error"].iloc[0].strip().splitlines() or ["no message"])[-1][:200]
             seen.append((False, f"{len(failed)} of {len(member.requests)} requests failed; the first with: {first}"))
     return seen
 

@@ -35,20 +35,22 @@ def import_results(
     if not arm.strip() or len(arm) > 60 or not arm.isprintable():
         raise UsageError(f"an arm's name must be a short text, not {arm!r:.80}.")
     if tp < 1 or not 1 <= block <= analysis.MAX_BLOCKS or not 0 < qps < 1e6:
-        raise UsageError(f"tp {tp}, block {block} (at most {analysis.MAX_BLOCKS}) and qps {qps:g} must be above 0.")
-    if (Path(out) / "raw" / "serving" / "experiment.json").exists():
-        raise UsageError(f"{out} holds an experiment of symmlib's own, whose tables would be replaced. Choose another.")
+        most = f"1 to {analysis.MAX_BLOCKS}"
+        raise UsageError(f"tp {tp} must be at least 1, block {block} one of {most}, and qps {qps:g} above 0.")
     result = read(path)
     raw = Path(out) / "raw" / "serving" / "imported"
+    if (raw.parent / "experiment.json").exists():
+        raise UsageError(f"{out} holds an experiment of symmlib's own. Choose another directory to import into.")
     place = raw / f"block-{block}" / f"tp{tp}-{place_of(arm)}"
-    target = place / f"{rate_name(qps)}.json"
     arms = list(dict.fromkeys([*_arms(raw), arm]))
+    if shared := [other for other in arms if other != arm and place_of(other) == place_of(arm)]:
+        raise UsageError(f"the arm {arm!r} would share its directory with {shared[0]!r}: rename one.")
     baseline = baseline or arms[0]
     if baseline not in arms:
         raise UsageError(f"the baseline {baseline!r} was not imported. There are {', '.join(arms)}.")
-    _require_new(_measurements(raw), result, target, arm, path)
+    _require_new(_measurements(raw), result, place / f"{rate_name(qps)}.json", path)
+    write_json(place / f"{rate_name(qps)}.json", result)
     write_json(place / "arm.json", {"arm": arm, "tp": tp, "block": block})
-    write_json(target, result)
     write_json(raw / "arms.json", arms)
     pairs = [(baseline, other) for other in arms if other != baseline]
     measured = _measurements(raw)
@@ -86,14 +88,14 @@ def rate_asked_for(members: list[Measurement]) -> list[tuple[bool, str]]:
     return seen
 
 
-def _require_new(measured: list[Measurement], result: dict, target: Path, arm: str, path: Path) -> None:
-    """Refuse one measurement under two names, and two arms in one place."""
+def _require_new(measured: list[Measurement], result: dict, target: Path, path: Path) -> None:
+    """Refuse what was imported elsewhere: sent at the same times to the last digit, it is the same measurement."""
     for other in measured:
-        if other.path.parent == target.parent and other.arm.name != arm:
-            raise UsageError(f"the arms {arm!r} and {other.arm.name!r} would share the directory {target.parent.name}.")
         if other.path != target and other.result["start_times"] == result["start_times"]:
-            where = f"{other.arm.name}, TP={other.tp}, QPS {other.qps:g}, block {other.block}"
-            raise UsageError(f"{path} was imported before, as {where}: a measurement counts once. Remove {other.path}.")
+            where = f"block-{other.block} of {other.arm.name!r} at TP={other.tp}, QPS {other.qps:g}"
+            raise UsageError(
+                f"{path} is {where} already: the same requests count once. If not so, remove {other.path}."
+            )
 
 
 def _arms(raw: Path) -> list[str]:

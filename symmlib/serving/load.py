@@ -83,8 +83,11 @@ class Client:
         log, schedule = (place.resolve().with_name(f"{place.name}{end}") for end in (".log", SCHEDULE))
         log.unlink(missing_ok=True)  # an earlier one would be read until the new one is there
         job = {"arguments": arguments, "log": str(log), "schedule": str(schedule)}
-        self._lines.write(json.dumps(job) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(job) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise SymmlibError(f"the load generator has ended ({error}). {self._log_end()}") from None
         report = (lambda: on_progress(finished_requests(log))) if on_progress else (lambda: None)
         if (status := self._answer(timeout_s, report)) != "0":
             end = _last_lines(log)
@@ -139,8 +142,7 @@ def bench_arguments(
 ) -> list[str]:
     """Arguments of `vllm bench serve` for one rate: the schedule of `block`, or a short warm-up where that is None."""
     warmup = block is None
-    warmup_s = max(WARMUP_S, experiment.duration_s / 10)
-    count = max(2, round(qps * warmup_s)) if warmup else experiment.requests(qps)
+    count = max(2, round(qps * warmup_s(experiment))) if warmup else experiment.requests(qps)
     return [
         "--backend", "openai", "--base-url", url, "--endpoint", "/v1/completions",
         "--model", model.name,
@@ -168,6 +170,11 @@ def finished_requests(log: Path) -> int:
     except OSError:  # not there yet
         return 0
     return int(counts[-1]) if counts else 0
+
+
+def warmup_s(experiment: ServingExperiment) -> float:
+    """How long a server is warmed up, at the highest rate."""
+    return max(WARMUP_S, experiment.duration_s / 10)
 
 
 def requests_of(arguments: list[str]) -> int:

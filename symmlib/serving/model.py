@@ -46,6 +46,7 @@ _SHAPES = {  # all-reduces a step at TP>1: two a layer and one for the embedding
         "vocab_size": 128256,
     },
 }
+OURS = tuple(_SHAPES)
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -12,6 +12,7 @@ import pandas as pd
 from symmlib.analysis import prediction as analysis
 from symmlib.runs import write_csv
 from symmlib.serving.arms import VLLM_DEFAULT
+from symmlib.serving.model import OURS
 from symmlib.serving.turns import WHOLE
 
 NAME = "prediction.csv"
@@ -84,8 +85,7 @@ def _calls(serving: Path) -> pd.DataFrame:
 
 def _model_config(model: str, raw: Path) -> dict:
     """`hidden_size` and `num_hidden_layers` of the experiment's model, from its config.json."""
-    made = (raw / "model" / "config.json").is_file()  # by us
-    directory = raw / "model" if made else Path(model).expanduser()
+    directory = raw / "model" if model in OURS else Path(model).expanduser()
     if not (directory / "config.json").is_file():
         raise _Unknown(f"the size of the model {model} is not known here: there is no {directory / 'config.json'}")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -99,7 +99,9 @@ def _model_config(model: str, raw: Path) -> dict:
 def _mode(serving: Path, experiment: dict) -> str:
     """'eager' if the servers were told so by the experiment or by their platform, else 'graph'."""
     commands = [path.read_text(encoding="utf-8") for path in serving.glob("block-*/tp*-*/commands.txt")]
-    told = EAGER in experiment.get("server_args", []) or any(EAGER in command for command in commands)
+    told = (
+        EAGER in experiment.get("server_args", []) or bool(commands) and all(EAGER in command for command in commands)
+    )
     return "eager" if told else "graph"
 
 

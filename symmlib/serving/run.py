@@ -8,6 +8,7 @@ rates. What a tool wrote stays as it is under raw/serving/:
                         warmup.json  qps-4.json  qps-4.schedule.json  qps-4.log  ...
 """
 
+import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,10 @@ from pathlib import Path
 import pandas as pd
 
 from symmlib.analysis import serving as analysis
-from symmlib.errors import SymmlibError
+from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.progress import duration, say
-from symmlib.provenance import throttling
+from symmlib.provenance import git, throttling, versions
 from symmlib.routing import RoutingTable
 from symmlib.runs import digest, write_csv, write_json, write_text
 from symmlib.serving import claim, floor, gates, load, server, workload
@@ -31,6 +32,8 @@ from symmlib.serving.gates import Measurement
 from symmlib.serving.model import describe, find_model
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
 from symmlib.vllm_plugin import ROUTER
+
+ASK_S = 5  # between two questions to the GPUs while a rate is sent
 
 
 def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path | None = None) -> pd.DataFrame:
@@ -47,16 +50,20 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     server or a load generator that fails, and for a baseline or treatment that this machine lacks.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
-    with claim.alone(claim.devices(server.platform()), holder=str(Path(out).resolve().name)):
+    if (raw / "imported").exists():
+        raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
+    with claim.alone(claim.devices(server.platform()), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         own_table = Path(out) / "routing.toml"
         session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
         experiment, turns = session.experiment, all_turns(session.experiment, raw)
-        left = take_up(turns, raw, session.note())
+        left = take_up(turns, experiment, raw, session.note())
+        session.keep_table()
         done = [turn for turn in turns if turn not in left]
         if done:
             say(f"{len(done)} of {len(turns)} servers have run already: going on with the rest")
-        noise = floor.find(experiment, session.kind, raw)
+        # What judges others is not judged by itself, nor by an older one of its kind.
+        noise = None if experiment.is_a_a else floor.find(experiment, session.kind, raw)
         measured = [one for turn in done for one in turn.measurements(experiment)]
         comparison = write_results(experiment, measured, results, noise)
         if left:
@@ -116,14 +123,24 @@ class _Session:
             server.environment(self.model, experiment.arms[0], tp, self.kind, trace=raw)  # refuses what cannot run
         workload.dataset_arguments(experiment)
         self.table = RoutingTable.load(routing_table) if routing_table is not None else RoutingTable.builtin()
+        self._table_text = routing_table.read_text(encoding="utf-8") if routing_table is not None else ""
         if any(arm.is_plugged for arm in self.experiment.arms) and not _plugin_installed():
             raise SymmlibError(
                 "vLLM would not find symmlib's plug-in, because symmlib is not installed in this environment "
                 f"({sys.prefix}). Install it there: pip install --no-deps -e ."
             )
 
+    def keep_table(self) -> None:
+        """Copy the routing table to where servers read it: whoever edits the original meanwhile changes no arm."""
+        if self.routing_table is not None:
+            self.routing_table = write_text(self.raw / "routing.toml", self._table_text)
+
     def note(self) -> dict:
-        """The experiment as raw/serving/experiment.json keeps it; `hash` is of all that makes its measurements."""
+        """The experiment as raw/serving/experiment.json keeps it.
+
+        `hash` is of all that makes its measurements: machine, code and versions too, but not how many blocks there are,
+        what is compared with what, or how long one waits for a server.
+        """
         said = {
             **self.experiment.as_dict(),
             "is_a_a": self.experiment.is_a_a,
@@ -131,9 +148,11 @@ class _Session:
             "vllm": metadata.version("vllm"),
         }
         routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
-        kept = {**said, "model": self.model.name, "table": self.table.digest if routed else ""}
         key = floor.load_key(self.experiment, self.kind)
-        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out}
+        kept = [key, said["arms"], said["seed"], said["workload"], versions(), git()["revision"]]
+        kept += [self.model.name, self.table.digest if routed else ""]
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": at}
 
     def run(self, turns: list[Turn], client: load.Client, status: Status) -> Iterator[Turn]:
         """Run server after server; yields each turn when it is whole.
@@ -200,14 +219,16 @@ class _Session:
             commands.append(load.shell(arguments))
             cell = f"QPS {qps:g}" if block else "warm-up"
             timeout_s = 3 * self.experiment.duration_s + 300
+            slowed = _Slowed() if self.kind == "cuda" else None
+            count = shown.counting(cell, load.requests_of(arguments), slowed)
             try:
-                client.bench(arguments, turn.place / name, timeout_s, shown.counting(cell, load.requests_of(arguments)))
+                client.bench(arguments, turn.place / name, timeout_s, count)
             finally:
                 running.check()  # a server that died says why, better than the client does
             if not block:
                 load.store_greedy(running.url, self.model, turn.place / "greedy.json")
-            elif self.kind == "cuda":
-                write_json(turn.place / f"{name}{gates.THROTTLED}", throttling())
+            elif slowed and slowed.was_asked:
+                write_json(turn.place / f"{name}{gates.THROTTLED}", sorted(slowed.reasons))
         return commands
 
     def _without(self, experiment: ServingExperiment, left_out: dict[str, str]) -> ServingExperiment:
@@ -228,11 +249,31 @@ class _Shown:
     place: str
     ends: float
 
-    def counting(self, cell: str, requests: int) -> Callable[[int], None]:
-        """What shows how many of the cell's `requests` have finished."""
-        return lambda done: self.status.update(
-            f"{self.place}, {cell}: {done} of {requests} requests", self.ends - time.monotonic()
-        )
+    def counting(self, cell: str, requests: int, slowed: "_Slowed | None") -> Callable[[int], None]:
+        """What shows how many of the cell's `requests` have finished, and asks meanwhile whether GPUs are `slowed`."""
+
+        def show(done: int) -> None:
+            left_s = self.ends - time.monotonic()
+            self.status.update(f"{self.place}, {cell}: {done} of {requests} requests", left_s)
+            if slowed:
+                slowed.ask()
+
+        return show
+
+
+class _Slowed:
+    """Why GPUs were slowed down while a rate was sent, asked every `ASK_S`."""
+
+    def __init__(self):
+        self.reasons: set[str] = set()
+        self.was_asked = False
+        self._next = 0.0
+
+    def ask(self) -> None:
+        if time.monotonic() >= self._next and (found := throttling()) is not None:
+            self.reasons.update(found)
+            self.was_asked = True
+            self._next = time.monotonic() + ASK_S
 
 
 def _plugin_installed() -> bool:

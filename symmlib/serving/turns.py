@@ -4,11 +4,13 @@ A turn is one arm in one block. Its directory, below raw/serving/, holds everyth
 and `turn.json` as soon as that is whole: this is what makes an experiment resumable.
 """
 
+import itertools
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from symmlib.progress import say
 from symmlib.runs import write_json
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
@@ -30,11 +32,13 @@ class Turn:
     def trace(self) -> Path:
         return self.place / "trace"
 
-    def is_whole(self) -> bool:
-        """Whether it ran to its end."""
+    def is_whole(self, experiment: ServingExperiment) -> bool:
+        """Whether it ran to its end, and what it measured is there."""
         try:
             said = json.loads((self.place / WHOLE).read_text(encoding="utf-8"))
-            return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name)
+            return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name) and all(
+                one.path.is_file() and one.schedule_path.is_file() for one in self.measurements(experiment)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -60,23 +64,28 @@ def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
     ]
 
 
-def take_up(turns: list[Turn], raw: Path, note: dict) -> list[Turn]:
+def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: dict) -> list[Turn]:
     """What is still to run of `turns`, with `note` in `raw/experiment.json`.
 
-    Whole turns count if the file holds the same `hash` already; all else below `raw` is removed. So what is kept was
-    made by the very same experiment, and what was under way when it was killed runs again from its beginning.
+    Whole turns count if the file holds the same `hash` already: they were made by the very same experiment. What was
+    under way when it was killed runs again from its beginning. What another experiment measured there is moved aside.
     """
     path = raw / "experiment.json"
     try:
         same = json.loads(path.read_text(encoding="utf-8")).get("hash") == note["hash"]
     except (OSError, ValueError, AttributeError):
         same = False
-    kept = [turn for turn in turns if same and turn.is_whole()]
-    if not kept:
+    kept = [turn for turn in turns if same and turn.is_whole(experiment)]
+    if not same and any(raw.glob(f"block-*/*/{WHOLE}")):
+        names = (raw.with_name(f"{raw.name}-before-{number}") for number in itertools.count(1))
+        aside = next(place for place in names if not place.exists())
+        raw.rename(aside)
+        say(f"another experiment was measured here before: it is kept in {aside.name}")
+    elif not kept:
         shutil.rmtree(raw, ignore_errors=True)
     for turn in turns:
-        if turn not in kept:
-            shutil.rmtree(turn.place, ignore_errors=True)
+        if turn not in kept and turn.place.exists():
+            shutil.rmtree(turn.place)
     write_json(path, note)
     return [turn for turn in turns if turn not in kept]
 

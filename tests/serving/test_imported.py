@@ -30,10 +30,6 @@ def another(place: Path, block: int, arm: str, slower: float) -> Path:
     return place / f"{block}-{arm}.json"
 
 
-def snapshot(place: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in (place / "raw").rglob("qps-*.json")}
-
-
 def test_guidellms_requests_have_the_latencies_that_guidellm_says_under_its_own_names():
     said = json.loads(GUIDELLM.read_text())["benchmarks"][0]["metrics"]
     summary = analysis.summarize(read(GUIDELLM)).set_index(["metric", "statistic"])
@@ -90,20 +86,41 @@ def test_requests_that_a_dying_server_left_unanswered_are_failed_ones():
     assert requests.loc[requests["error"] != "", ["ttft_ms", "tpot_ms", "e2el_ms"]].isna().all(axis=None)
 
 
+def third(path: Path, number: int, into: Path) -> Path:
+    """One of three parts of a real file's requests, as if each had been a block of its own."""
+    result = json.loads(path.read_text())
+    if "benchmarks" in result:
+        requests = result["benchmarks"][0]["requests"]
+        requests["successful"] = requests["successful"][number - 1 :: 3]
+    else:
+        result |= {key: value[number - 1 :: 3] for key, value in result.items()
+                   if isinstance(value, list) and len(value) == 104}  # fmt: skip
+    made = into / f"{path.stem}-{number}.json"
+    made.write_text(json.dumps(result))
+    return made
+
+
 def test_two_arms_and_three_blocks_make_a_comparison_and_an_import_repeated_changes_nothing(tmp_path):
+    for block in (1, 2, 3):
+        import_results(third(VLLM, block, tmp_path), tmp_path, arm="gloo", block=block, **CELL)
+        comparison = import_results(third(GUIDELLM, block, tmp_path), tmp_path, arm="router", block=block, **CELL)
+    tables = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert len(pd.read_csv(tmp_path / "results" / "serving.csv")) == 104 + 179
+    row = comparison.set_index(["metric", "statistic"]).loc[("ttft", "median")]
+    assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio > 1
+    again = import_results(third(GUIDELLM, 2, tmp_path), tmp_path, arm="router", block=2, **CELL)
+    pd.testing.assert_frame_equal(again, comparison)
+    assert tables == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+
+
+def test_arms_that_met_the_same_load_get_a_verdict(tmp_path):
     for block in (1, 2, 3):
         for arm, slower in (("gloo", 1), ("router", 2)):
             path = another(tmp_path, block, arm, slower)
             comparison = import_results(path, tmp_path / "out", arm=arm, block=block, **CELL)
-    results = tmp_path / "out" / "results"
-    tables = {path.name: path.read_bytes() for path in results.iterdir()}
-    assert len(pd.read_csv(results / "serving.csv")) == 3 * 2 * 104
     row = comparison.set_index(["metric", "statistic"]).loc[("ttft", "median")]
     assert (row.baseline, row.treatment, row.blocks) == ("gloo", "router", 3) and row.ratio == pytest.approx(2)
     assert row.verdict == "slower" and row.note == ""
-    again = import_results(path, tmp_path / "out", arm="router", block=3, **CELL)
-    pd.testing.assert_frame_equal(again, comparison)
-    assert tables == {path.name: path.read_bytes() for path in results.iterdir()}
 
 
 def test_arms_that_met_another_load_or_rate_are_compared_but_not_judged(tmp_path):
@@ -116,28 +133,13 @@ def test_arms_that_met_another_load_or_rate_are_compared_but_not_judged(tmp_path
     assert "sent 13.25 requests/s where 8 were asked for" in comparison.note["fast", "ttft"].iloc[0]
 
 
-def test_one_measurement_does_not_stand_for_two_blocks_or_arms(tmp_path):
+def test_one_measurement_does_not_stand_for_two_arms(tmp_path):
     import_results(VLLM, tmp_path, arm="gloo", block=1, **CELL)
-    before = snapshot(tmp_path)
-    with pytest.raises(UsageError, match="was imported before, as gloo, TP=2, QPS 8, block 1"):
-        import_results(VLLM, tmp_path, arm="gloo", block=2, **CELL)
-    with pytest.raises(UsageError, match="would share the directory"):
-        import_results(another(tmp_path / "x", 1, "-", 1), tmp_path, arm="g-o", block=1, **CELL)
-        import_results(another(tmp_path / "x", 2, "-", 1), tmp_path, arm="g/o", block=1, **CELL)
-    with pytest.raises(UsageError, match="the baseline 'typo' was not imported"):
-        import_results(another(tmp_path / "x", 3, "-", 1), tmp_path, arm="gloo", block=3, baseline="typo", **CELL)
-    assert before.items() <= snapshot(tmp_path).items()
-    assert not (tmp_path / "raw" / "serving" / "imported" / "block-3").exists()
+    with pytest.raises(UsageError, match="is block-1 of 'gloo' at TP=2, QPS 8 already"):
+        import_results(VLLM, tmp_path, arm="router", block=1, **CELL)
 
 
-def test_an_experiment_of_our_own_is_not_overwritten(tmp_path):
-    (tmp_path / "raw" / "serving").mkdir(parents=True)
-    (tmp_path / "raw" / "serving" / "experiment.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds an experiment of symmlib's own"):
-        import_results(VLLM, tmp_path, arm="gloo", block=1, **CELL)
-
-
-def test_answers_that_were_not_streamed_and_aiperfs_summary_are_refused_with_what_to_do(tmp_path):
+def test_answers_that_were_not_streamed_or_timed_and_aiperfs_summary_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="profile_export.jsonl beside it"):
         read(DATA / "aiperf-summary.json")
     found = json.loads(GUIDELLM.read_text())
@@ -145,9 +147,19 @@ def test_answers_that_were_not_streamed_and_aiperfs_summary_are_refused_with_wha
     (tmp_path / "g.json").write_text(json.dumps(found))
     with pytest.raises(UsageError, match=r"g.json has no time of a first token: the generator must stream"):
         read(tmp_path / "g.json")
+    result = json.loads(VLLM.read_text())
+    (tmp_path / "v.json").write_text(json.dumps(result | {"ttfts": [None, *result["ttfts"][1:]]}))
+    with pytest.raises(UsageError, match=r"v.json lacks a time"):
+        read(tmp_path / "v.json")
     (tmp_path / "a.jsonl").write_text(AIPERF.read_text().replace("time_to_first_token", "other"))
     with pytest.raises(UsageError, match="aiperf --streaming"):
         read(tmp_path / "a.jsonl")
+
+
+def test_a_server_that_could_not_keep_up_is_found_out_here_too(tmp_path):
+    import_results(GUIDELLM, tmp_path, arm="router", block=1, **CELL)
+    gates = pd.read_csv(tmp_path / "results" / "gates.csv")
+    assert set(gates.gate) == {"no failed requests", "same load", "rate asked for", "no growing queue"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +182,26 @@ def test_what_is_no_result_is_refused_by_its_name_and_nothing_is_lost(tmp_path, 
         import_results(tmp_path / "bad.json", out, arm="router", block=1, **CELL)
     assert expected in str(error.value)
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"block": 2}, "is block-1 of 'a/b' at TP=2, QPS 8 already"),
+        ({"arm": "a-b"}, "would share its directory with 'a/b'"),
+        ({"arm": "c", "baseline": "d"}, "the baseline 'd' was not imported"),
+        ({"block": 21}, "block 21 one of 1 to 20"),
+        ({"qps": 0}, "qps 0 above 0"),
+    ],
+)
+def test_what_would_be_no_comparison_is_refused_before_anything_is_written(tmp_path, changes, expected):
+    given = {"arm": "a/b", "block": 1, **CELL}
+    import_results(VLLM, tmp_path, **given)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(UsageError) as error:
+        import_results(VLLM, tmp_path, **given | changes)
+    assert expected in str(error.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
 def test_the_command_keeps_the_first_arm_and_compares_the_second(tmp_path, capsys):

@@ -71,19 +71,47 @@ def test_a_run_killed_in_the_middle_of_a_block_goes_on_after_its_last_whole_arm(
     assert (run.results / "comparison.csv").read_text().count("\n") == 1 + 4 * 5
 
 
-def test_what_is_kept_was_made_by_the_very_same_experiment(tmp_path):
-    experiment = ServingExperiment(**SMALL)
-    turns = all_turns(experiment, tmp_path)
-    assert take_up(turns, tmp_path, {"hash": "a"}) == turns
-    turns[0].place.mkdir(parents=True)
-    turns[0].finish(ready_s=1.0)
+def whole(turn, experiment):
+    """As if `turn` had run to its end."""
+    turn.place.mkdir(parents=True)
+    for one in turn.measurements(experiment):
+        one.path.write_text("{}")
+        one.schedule_path.write_text("{}")
+    turn.finish(ready_s=1.0)
+
+
+def test_what_is_kept_was_made_by_the_very_same_experiment_and_what_was_not_is_moved_aside(tmp_path):
+    experiment, raw = ServingExperiment(**SMALL), tmp_path / "serving"
+    turns = all_turns(experiment, raw)
+    assert take_up(turns, experiment, raw, {"hash": "a"}) == turns
+    whole(turns[0], experiment)
     turns[1].place.mkdir(parents=True)
     (turns[1].place / "qps-4.json").write_text("{}")  # half a turn
-    assert take_up(turns, tmp_path, {"hash": "a"}) == turns[1:]
+    assert take_up(turns, experiment, raw, {"hash": "a"}) == turns[1:]
     assert turns[0].place.is_dir() and not turns[1].place.exists()
-    assert take_up(turns, tmp_path, {"hash": "b"}) == turns
-    assert not turns[0].place.exists()
-    assert json.loads((tmp_path / "experiment.json").read_text()) == {"hash": "b"}
+    assert take_up(turns, experiment, raw, {"hash": "b"}) == turns
+    assert not turns[0].place.exists() and list((tmp_path / "serving-before-1").glob("block-1/*/turn.json"))
+    assert json.loads((raw / "experiment.json").read_text()) == {"hash": "b"}
+
+
+def test_a_turn_whose_results_were_lost_runs_again(tmp_path):
+    experiment, raw = ServingExperiment(**SMALL), tmp_path / "serving"
+    turns = all_turns(experiment, raw)
+    take_up(turns, experiment, raw, {"hash": "a"})
+    for turn in turns:
+        whole(turn, experiment)
+    (turns[1].place / "qps-4.json").unlink()
+    assert take_up(turns, experiment, raw, {"hash": "a"}) == turns[1:]
+
+
+def test_more_blocks_go_on_where_fewer_ended(tmp_path):
+    few, more = (ServingExperiment(**SMALL | {"blocks": blocks}) for blocks in (1, 3))
+    raw = tmp_path / "serving"
+    turns = all_turns(few, raw)
+    take_up(turns, few, raw, {"hash": "a"})
+    for turn in turns:
+        whole(turn, few)
+    assert take_up(all_turns(more, raw), more, raw, {"hash": "a"}) == all_turns(more, raw)[2:]
 
 
 def test_only_what_was_started_for_this_directory_is_ended_and_its_shared_memory_removed(tmp_path):
@@ -107,10 +135,13 @@ def test_only_what_was_started_for_this_directory_is_ended_and_its_shared_memory
             process.wait()
 
 
-def test_a_device_is_held_by_one_at_a_time_and_let_go_of():
-    with claim.alone(["test-device"], "run one"):
+def test_a_device_or_a_directory_is_held_by_one_at_a_time_and_let_go_of(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    with claim.alone(["test-device"], one, "run one"):
         said = r"GPU test-device serves run one \(process \d+\) at this moment"
-        with pytest.raises(UsageError, match=said), claim.alone(["test-device"], "run two"):
+        with pytest.raises(UsageError, match=said), claim.alone(["test-device"], two, "run two"):
             pass
-    with claim.alone(["test-device"], "run two"):
+        with pytest.raises(UsageError, match="one serves run one"), claim.alone(["another"], one, "run two"):
+            pass
+    with claim.alone(["test-device"], one, "run two"):
         pass
