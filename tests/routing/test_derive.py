@@ -13,9 +13,11 @@ SIZES = (KIB, 4 * KIB, 16 * KIB, 64 * KIB)
 SETTING = {"device": "cpu", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "multicast": False}
 
 
-def timed(times: dict[str, list[float]], sizes=SIZES, launches: int = 5, noise: float = 0.005, **changes):
+def timed(
+    times: dict[str, list[float]], sizes=SIZES, launches: int = 5, noise: float = 0.005, seed: int = 0, **changes
+):
     """Samples of backends with the median `times` in µs, log-normal `noise` from launch to launch."""
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(seed)
     rows = [
         {"launch": launch, "backend": backend, "bytes": size, "time_us": time * np.exp(chance.normal(0, noise))}
         for launch in range(1, launches + 1)
@@ -54,6 +56,18 @@ def test_a_tie_in_noise_makes_one_route():
 def test_a_backend_may_own_two_ranges():
     names = [route.backend for route in routes_of(timed({"gloo": [1, 5, 5, 1], "host/one_shot": [2, 2, 2, 2]}))]
     assert names == ["gloo", "host/one_shot", "gloo"]
+
+
+def test_two_ranges_are_shown_by_all_sizes_between_them_where_none_of_them_shows_it_alone():
+    sizes = [KIB << step for step in range(9)]
+    times = {
+        "host/one_shot": [1, 2, 4.6, 9.2, 18.4, 36.8, 64, 128, 256],
+        "host/two_shot": [1.2, 2.3, 4, 8, 16, 32, 75, 150, 300],
+    }
+    found = [
+        [route.backend for route in routes_of(timed(times, sizes=sizes, noise=0.05, seed=seed))] for seed in range(10)
+    ]
+    assert found.count(["host/one_shot", "host/two_shot", "host/one_shot"]) >= 8
 
 
 def test_a_backend_that_takes_no_more_serves_up_to_the_last_size_that_it_took():
