@@ -177,7 +177,11 @@ def serve(arguments) -> int:
         print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
         return 0
     with _output(arguments.out, "serve" if arguments.aa is None else "serve-aa", {"04_serving": parameters}) as out:
-        comparison = run_experiment(experiment, out, arguments.routing_table)
+        try:
+            comparison = run_experiment(experiment, out, arguments.routing_table)
+        except KeyboardInterrupt:
+            print(f"\nWhat is complete: {_short(out / 'results')}. The same command with --out goes on from there.")
+            raise
         predict(out)
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     print(f"\nResults: {_short(out / 'results')}")

@@ -49,7 +49,8 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
 
     A step that fails is reported and the next one goes on. With `resume`, a step is skipped if it ended well with the
     same parameters, its files are still there, and no step before it that it reads from had to run again. Ctrl-C and
-    SIGTERM end what is running, mark the run failed ('interrupted') and are raised again. Raises `UsageError` if
+    SIGTERM end what is running, mark the run failed ('interrupted') and are raised again, Ctrl-C after the page was
+    made. Raises `UsageError` if
     `resume` is still being executed.
     """
     progress.start_clock()
@@ -63,6 +64,8 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
             _execute_steps(run, profile, _durations(profile, reports_dir))
         except BaseException as error:
             run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
+            if isinstance(error, KeyboardInterrupt):  # who ends us otherwise may not want to wait
+                progress.say(f"interrupted; a page of what is complete: {report(run)}")
             raise
         run.finish()
     return run
