@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -57,6 +58,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", take + script, *map(str, arguments)],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env={**os.environ, "TERM": "xterm"},
+            # Tests that a shell runs in its background ignore Ctrl-C and hand that on; a user's terminal does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(slave)
         self.written = ""

@@ -52,10 +52,10 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
-    with claim.alone(claim.devices(server.platform()), raw, holder=Path(out).resolve().name):
+    own_table = Path(out) / "routing.toml"
+    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
-        own_table = Path(out) / "routing.toml"
-        session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
         experiment, turns = session.experiment, all_turns(session.experiment, raw)
         left = take_up(turns, experiment, raw, session.note())
         session.keep_table()
