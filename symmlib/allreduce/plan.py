@@ -14,6 +14,8 @@ ROUTER = "router"  # measured among the backends where the plan names a routing 
 MODES = ("eager", "graph")
 DEVICES = ("cpu", "cuda")
 BUDGET_S = {"cpu": 0.25, "cuda": 0.05}  # where none is given; on a GPU one sample is the mean of many operations
+ROUNDS = {"cpu": 40, "cuda": 5}  # many short ones on a CPU, whose caches change their ways every few milliseconds
+ITERATIONS = {"cpu": 25, "cuda": 100}
 MAX_WORLD_SIZE = 8  # ranks of one host: the host kernels and the GPU nodes that symmlib is for both end there
 MAX_BYTES = 1 << 30  # a check holds about twenty copies of the message in every rank
 
@@ -48,8 +50,8 @@ class AllReducePlan:
     dtype: str = "bfloat16"
     mode: str = "eager"
     launches: int = 3
-    rounds: int = 5
-    iterations: int = 100
+    rounds: int | None = None
+    iterations: int | None = None
     budget_s: float | None = None
     seed: int = 0
     device: str = ""
@@ -86,10 +88,11 @@ class AllReducePlan:
                 raise UsageError(f"world_size {world_size} is named twice.")
         if not self.world_sizes:
             raise UsageError("no world_size to measure. Name one, such as 2, or some, such as [2, 4, 8].")
+        for key, defaults in (("rounds", ROUNDS), ("iterations", ITERATIONS), ("budget_s", BUDGET_S)):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, defaults[self.device])
         for key, least in (("launches", 1), ("rounds", 1), ("iterations", 1), ("seed", 0)):
             _require_count(key, getattr(self, key), least)
-        if self.budget_s is None:
-            object.__setattr__(self, "budget_s", BUDGET_S[self.device])
         if isinstance(self.budget_s, bool) or not isinstance(self.budget_s, (int, float)) or not self.budget_s > 0:
             raise UsageError(f"budget_s {self.budget_s!r} is not a positive number of seconds.")
         if isinstance(self.refine_s, bool) or not isinstance(self.refine_s, (int, float)) or not self.refine_s >= 0:

@@ -5,13 +5,14 @@ in a CUDA graph (mode "graph") or are called one after the other ("eager"). The 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 
 import torch
 
 PROBES = 3  # iterations that tell how many more fit the budget; they also warm caches up, and are thrown away
-LEAST_ITERATIONS = 3  # per round, however slow the backend: fewer give no median
+LEAST_ITERATIONS = 15  # in all rounds together, however slow the backend
 ROTATED_BYTES = 32 << 20  # what rotated messages may take per rank, and more than a core's own cache
 ROTATED_GPU_BYTES = 512 << 20  # likewise of inputs, and of outputs: more than any GPU's cache
 OPERATIONS = 32  # between two events, of small messages: the events' own cost is spread over them
@@ -121,4 +122,4 @@ class GpuLoop:
 
 def iterations_that_fit(probe_ns: int, *, budget_s: float, rounds: int, most: int) -> int:
     """Iterations per round, so that `rounds` rounds of all-reduces that take `probe_ns` each keep to `budget_s`."""
-    return max(LEAST_ITERATIONS, min(most, int(budget_s * 1e9 / rounds / max(1, probe_ns))))
+    return max(math.ceil(LEAST_ITERATIONS / rounds), min(most, int(budget_s * 1e9 / rounds / max(1, probe_ns))))

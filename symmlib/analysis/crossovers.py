@@ -1,7 +1,7 @@
 """Which backend to use at which size, and where the best one changes, each with its interval; pandas and numpy only.
 
 Times are compared by their logs, paired within a launch, because a launch's luck is shared by its backends. The launch
-is the unit: everything inside one is summed up by its median first. Used by `symmlib.routing.derive` and by the study
+is the unit: everything inside one is summed up first, by its rounds' medians and their trimmed mean. Used by `symmlib.routing.derive` and by the study
 in docs/routing-tables.md, which measures what is promised here.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import t
+from scipy.stats import t, trim_mean
 
 from symmlib.analysis.fastest import LEVEL
 
@@ -21,12 +21,13 @@ CONFIDENCE = 0.95  # of intervals
 SHOWN = 0.99  # one-sided, before a backend is called slower: a table makes some dozens of such tests
 SHOWN_BETWEEN = 0.9975  # likewise, before a backend gets a range on either side: with 0.99, 5 of 1500 ties alternated
 REPLICATES = 400
+TRIMMED = 0.2  # of the rounds of a launch on either side: what was disturbed goes (Wilcox 2012, chapter 3, takes 20 %)
 STEPS_PER_OCTAVE = 64  # of the grid on which a crossover is looked for: 1 % in size
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Log medians of one setting: `log_us` has the shape (launches, backends, sizes), NaN where nothing was timed."""
+    """Log times of one setting: `log_us` has the shape (launches, backends, sizes), NaN where nothing was timed."""
 
     backends: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -34,11 +35,18 @@ class Timings:
 
     @classmethod
     def of(cls, samples: pd.DataFrame) -> "Timings":
-        """From samples (`launch`, `backend`, `bytes`, `time_us`) of one world size, dtype and mode."""
-        medians = np.log(samples.groupby(["launch", "backend", "bytes"])["time_us"].median())
-        launches, backends, sizes = (medians.index.unique(name).sort_values() for name in medians.index.names)
+        """From samples (`launch`, `backend`, `bytes`, `time_us`, and `round`, if any) of one world size, dtype, mode.
+
+        A launch's figure is the mean of its rounds' log medians, trimmed by a fifth on either side. The median of all its
+        iterations would do where times have one peak. On CPU caches they have two, some 30 % apart, in turns of a few
+        milliseconds (docs/host-communicator.md), and between two peaks a median jumps where a mean moves.
+        """
+        points = ["launch", "backend", "bytes"]
+        rounds = np.log(samples.groupby([*points, *{"round"}.intersection(samples)])["time_us"].median())
+        times = rounds.groupby(points).agg(trim_mean, proportiontocut=TRIMMED)
+        launches, backends, sizes = (times.index.unique(name).sort_values() for name in points)
         whole = pd.MultiIndex.from_product([launches, backends, sizes])
-        log_us = medians.reindex(whole).to_numpy().reshape(len(launches), len(backends), len(sizes))
+        log_us = times.reindex(whole).to_numpy().reshape(len(launches), len(backends), len(sizes))
         return cls(tuple(backends), tuple(map(int, sizes)), log_us)
 
     def timed(self, backend: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from symmlib.analysis.allreduce import SUMMARY_COLUMNS
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.routing.derive import derive
 
-QUICK = {"world_size": 2, "sizes": "2,6KiB", "launches": 1, "rounds": 3, "iterations": 5}
+QUICK = {"world_size": 2, "sizes": "2,6KiB", "launches": 1, "rounds": 3, "iterations": 5, "budget_s": 60}
 
 
 @pytest.fixture
