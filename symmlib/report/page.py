@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import contents, prediction, scripts, sections, style, timings
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -104,6 +104,7 @@ def environment() -> Environment:
         "no_such": lambda names: words.listed(f"no {name}" for name in names),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
+    made.globals |= {"script": scripts.script, "script_policy": lambda: Markup(scripts.script_policy())}
     return made
 
 
