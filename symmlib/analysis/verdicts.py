@@ -6,6 +6,8 @@
 good as no change (`symmlib.analysis.serving`).
 """
 
+from dataclasses import dataclass
+
 import pandas as pd
 
 from symmlib.analysis import fastest, invalid, words
@@ -18,47 +20,38 @@ PRELIMINARY = ("smoke", "quick")  # tiers in which the exact test cannot reach 0
 NOTHING = "Nothing was measured: this run has no results to judge."
 
 
-def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> str:
-    """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
+@dataclass(frozen=True)
+class Brief:
+    """A run in a line: `headline` and `certainty` as the functions of these names give them.
+
+    `verdict` is what the lead comparison says per token: one of `VERDICTS`, 'mixed' where cells differ, 'invalid' where
+    none counts; empty where nothing was judged.
+    """
+
+    headline: str
+    certainty: str = ""
+    verdict: str = ""
+
+
+def brief(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> Brief:
+    """`headline` and `certainty` at once; arguments as for `sentences`."""
     rows = headline_rows(comparison)
     if rows.empty:
-        settings = fastest.per_setting(summary)
-        if not settings:
-            return "Nothing was measured"
-        places: dict[tuple[str, str], list[str]] = {}  # (size, the fastest) -> where that is so
-        for best in settings:
-            places.setdefault((best["size"], words.listed([best["backend"], *best["level"]])), []).append(
-                best["setting"]
-            )
-        (size, names), *others = places
-        if not others:
-            return f"Fastest all-reduce at {size}: {names}"
-        told = [f"{names} on {words.listed(where)}" for (_, names), where in places.items()]
-        return f"Fastest all-reduce at {size}: {'; '.join(told)}"
+        return Brief(fastest.headline(summary))
     valid = rows[rows.verdict != "invalid"]
-    if valid.empty:
-        return "No verdict: every cell is invalid"
+    if valid.empty:  # then there is nothing to be certain of
+        return Brief("No verdict: every cell is invalid", "", "invalid")
     if (valid.tier == "smoke").all():
-        return "Smoke run: no verdict"
+        return Brief("Smoke run: no verdict", f"no verdict: {words.blocks(valid)}")
     lead = leading_pair(valid)
-    baseline, treatment = _pair(lead)
-    tpot = _weightiest(lead)
-    close = tpot.ratio.max() / tpot.ratio.min() < 1.25  # one number says it; the sentences give the range
-    amount, direction = words.change(pd.Series([words.geometric_mean(tpot.ratio)]) if close else tpot.ratio)
-    verdicts = set(tpot.verdict)
-    if verdicts == {"faster"}:
-        return f"Use {_the(treatment)}: {amount} {direction} per token than {baseline}"
-    if verdicts == {"slower"}:
-        return f"Keep {baseline}: {_the(treatment)} is {amount} {direction} per token"
-    if verdicts == {"equivalent"}:
-        return f"Keep {baseline}: {_the(treatment)} is as fast per token"
-    if verdicts == {"inconclusive"}:
-        return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
-    if {"faster", "slower"} <= verdicts:
-        return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
-    told = next(verdict for verdict in VERDICTS if verdict in verdicts)
-    than = f"as fast as {baseline}" if told == "equivalent" else f"{told} than {baseline}"
-    return f"Per token {_the(treatment)} is {than} in {(tpot.verdict == told).sum()} of {len(tpot)} cells"
+    verdicts = set(_weightiest(lead).verdict)
+    certain = f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
+    return Brief(_answer(lead), certain, verdicts.pop() if len(verdicts) == 1 else "mixed")
+
+
+def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> str:
+    """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
+    return brief(comparison, summary).headline
 
 
 def certainty(comparison: pd.DataFrame | None) -> str:
@@ -66,13 +59,7 @@ def certainty(comparison: pd.DataFrame | None) -> str:
 
     Empty where nothing valid was compared: then there is nothing to be certain of.
     """
-    rows = headline_rows(comparison)
-    valid = rows[rows.verdict != "invalid"]
-    if valid.empty:
-        return ""
-    if (valid.tier == "smoke").all():
-        return f"no verdict: {words.blocks(valid)}"
-    return f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
+    return brief(comparison).certainty
 
 
 def sentences(
@@ -117,7 +104,7 @@ def leading_pair(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     lead = next((pair for pair in pairs if _pair(pair)[1] == "router"), pairs[0])
     for pair in pairs:
-        if _between(pair, lead, rows) == {"slower"}:
+        if pair is not lead and _between(pair, lead, rows) == {"slower"}:
             lead = pair
     return lead
 
@@ -129,6 +116,28 @@ def tally(verdicts: pd.Series, unit: str = " cells") -> str:
         return str(counts.index[0])
     told = words.listed(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
     return f"{told} of {len(verdicts)}{unit}"
+
+
+def _answer(lead: pd.DataFrame) -> str:
+    """The headline of the lead pair."""
+    baseline, treatment = _pair(lead)
+    tpot = _weightiest(lead)
+    close = tpot.ratio.max() / tpot.ratio.min() < 1.25  # one number says it; the sentences give the range
+    amount, direction = words.change(pd.Series([words.geometric_mean(tpot.ratio)]) if close else tpot.ratio)
+    verdicts = set(tpot.verdict)
+    if verdicts == {"faster"}:
+        return f"Use {_the(treatment)}: {amount} {direction} per token than {baseline}"
+    if verdicts == {"slower"}:
+        return f"Keep {baseline}: {_the(treatment)} is {amount} {direction} per token"
+    if verdicts == {"equivalent"}:
+        return f"Keep {baseline}: {_the(treatment)} is as fast per token"
+    if verdicts == {"inconclusive"}:
+        return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
+    if {"faster", "slower"} <= verdicts:
+        return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
+    told = next(verdict for verdict in VERDICTS if verdict in verdicts)
+    than = f"as fast as {baseline}" if told == "equivalent" else f"{told} than {baseline}"
+    return f"Per token {_the(treatment)} is {than} in {(tpot.verdict == told).sum()} of {len(tpot)} cells"
 
 
 def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[str]:

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from symmlib.analysis import words
 from symmlib.report import contents, prediction, scripts, sections, style, timings
+from symmlib.report.entry import NO_ANSWER
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -22,7 +23,6 @@ STATUS_WORDS = {
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
 }
-NO_ANSWER = "No answer could be made of these results"
 SECTIONS = {
     "answer": sections.answer,
     "tiles": sections.tiles,
