@@ -6,6 +6,7 @@
 good as no change (`symmlib.analysis.serving`).
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -87,9 +88,13 @@ def headline_rows(comparison: pd.DataFrame | None) -> pd.DataFrame:
     rows = comparison[comparison.metric.isin(METRICS)]
     spoken = next((name for name in STATISTICS if (rows.statistic == name).any()), None)
     rows = rows[rows.statistic == spoken]
-    rows = rows.assign(verdict=rows.verdict.fillna("").astype(str), tier=rows.tier.fillna("").astype(str))
-    rows = rows.assign(cells=rows.groupby(["baseline", "treatment", "metric"]).ratio.transform("count"))
-    rows.loc[~rows.verdict.isin([*VERDICTS, "invalid"]), "verdict"] = "inconclusive"
+    compared = list(zip(rows.baseline, rows.treatment, rows.metric, strict=True))
+    cells = Counter(pair for pair, ratio in zip(compared, rows.ratio, strict=True) if pd.notna(ratio))
+    rows = rows.assign(
+        verdict=[said if said in (*VERDICTS, "invalid") else "inconclusive" for said in map(str, rows.verdict)],
+        tier=rows.tier.fillna("").astype(str),
+        cells=[cells[pair] for pair in compared],
+    )
     return rows[(rows.verdict == "invalid") | rows.ratio.notna()]
 
 
@@ -264,18 +269,26 @@ def _between(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> set[s
     """
     (_, one), (_, other) = _pair(arm), _pair(lead)
     tpot = rows[rows.metric == "tpot"]
-    direct = tpot[(tpot.baseline == one) & (tpot.treatment == other)]
-    if not direct.empty:
-        return set(direct.verdict)
-    reverse = tpot[(tpot.baseline == other) & (tpot.treatment == one)]
-    if not reverse.empty:
-        return {{"faster": "slower", "slower": "faster"}.get(verdict, verdict) for verdict in reverse.verdict}
-    shared = lead[lead.metric == "tpot"].merge(arm[arm.metric == "tpot"], on=["tp", "qps"], suffixes=("", "_arm"))
-    if not shared.empty and (shared.ci_high < shared.ci_low_arm).all():
+    said: dict[tuple, set[str]] = {}
+    for baseline, treatment, verdict in zip(tpot.baseline, tpot.treatment, tpot.verdict, strict=True):
+        said.setdefault((baseline, treatment), set()).add(verdict)
+    if (one, other) in said:
+        return said[one, other]
+    if (other, one) in said:
+        return {{"faster": "slower", "slower": "faster"}.get(verdict, verdict) for verdict in said[other, one]}
+    leads, arms = _tpot_intervals(lead), _tpot_intervals(arm)
+    shared = [(*leads[cell], *arms[cell]) for cell in leads.keys() & arms.keys()]
+    if shared and all(high < low_arm for _, high, low_arm, _ in shared):
         return {"faster"}
-    if not shared.empty and (shared.ci_low > shared.ci_high_arm).all():
+    if shared and all(low > high_arm for low, _, _, high_arm in shared):
         return {"slower"}
     return {"inconclusive"}
+
+
+def _tpot_intervals(pair: pd.DataFrame) -> dict[tuple, tuple[float, float]]:
+    """(tp, qps) -> the interval of the ratio of time per token."""
+    rows = pair[pair.metric == "tpot"]
+    return dict(zip(zip(rows.tp, rows.qps, strict=True), zip(rows.ci_low, rows.ci_high, strict=True), strict=True))
 
 
 def _ratios(rows: pd.DataFrame) -> str:
