@@ -1,14 +1,11 @@
 """The list of all runs in a browser: with five hundred of them, for everyone, with and without its script."""
 
-import json
-import statistics
 import time
 
 import pytest
 
 from symmlib.report import make_index
 from symmlib.runs import write_csv, write_json, write_text
-from tests.browser.conftest import PHONE, WIDE, axe
 
 COUNT = 500
 MODELS = ("tiny", "meta-llama/Llama-3.1-70B-Instruct", "/models/qwen3-8b")
