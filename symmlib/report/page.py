@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import contents, prediction, scripts, sections, style, timings
+from symmlib.report.entry import NO_ANSWER
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
@@ -23,7 +24,6 @@ STATUS_WORDS = {
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
 }
-NO_ANSWER = "No answer could be made of these results"
 SECTIONS = {
     "answer": sections.answer,
     "tiles": sections.tiles,
@@ -106,6 +106,7 @@ def environment() -> Environment:
         "no_such": lambda names: words.listed(f"no {name}" for name in names),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
+    made.globals |= {"script": scripts.script, "script_policy": lambda: Markup(scripts.script_policy())}
     return made
 
 
