@@ -75,9 +75,9 @@ def steps(found: np.ndarray, expected: np.ndarray, dtype: str) -> np.ndarray:
 def accumulate(parts: np.ndarray, dtype: str, *, within: str, order: str) -> np.ndarray:
     """What ranks that hold `parts` (ranks x elements, of `dtype`) get by adding in `order`, in `dtype`.
 
-    Every partial sum is rounded to the dtype `within`, the result to `dtype`. Orders: "rank" from rank 0 on; "ring", in
-    which the part of the message that rank r ends up with begins at rank r + 1 and goes round; "tree", neighbours
-    first.
+    Every partial sum is rounded to the dtype `within`, the result to `dtype`. Orders: "rank" from rank 0 on; "ring",
+    in which the part of the message that rank r ends up with begins at rank r - 1 and goes down, as gloo does it;
+    "tree", neighbours first.
     """
     ranks, numel = parts.shape
     with np.errstate(over="ignore", invalid="ignore"):  # what infinities give is the point of some inputs
@@ -87,13 +87,11 @@ def accumulate(parts: np.ndarray, dtype: str, *, within: str, order: str) -> np.
                 pairs = [round_to(one + other, within) for one, other in zip(sums[::2], sums[1::2], strict=False)]
                 sums = pairs + sums[len(pairs) * 2 :]
             return round_to(sums[0], dtype)
-        first = np.zeros(numel, dtype=int)
-        if order == "ring":
-            first = np.arange(numel) * ranks // numel + 1
         elements = np.arange(numel)
+        first, step = (elements * ranks // numel - 1, -1) if order == "ring" else (0 * elements, 1)
         total = parts[first % ranks, elements]
-        for step in range(1, ranks):
-            total = round_to(total + parts[(first + step) % ranks, elements], within)
+        for turn in range(1, ranks):
+            total = round_to(total + parts[(first + turn * step) % ranks, elements], within)
         return round_to(total, dtype)
 
 

@@ -14,8 +14,9 @@ from symmlib.analysis import words
 from symmlib.analysis.floats import FORMATS, SHORT, accumulate, round_to, steps
 
 SUMMARY_COLUMNS = [
-    "backend", "world_size", "dtype", "inputs", "device", "max_abs_error", "max_rel_error", "mean_ulp", "p50_ulp",
-    "p99_ulp", "max_ulp", "repeats", "identical_repeats", "identical_across_ranks", "same_bits_as", "status", "reason",
+    "backend", "world_size", "dtype", "inputs", "device", "max_abs_error", "max_rel_error", "share_nearest", "mean_ulp",
+    "p50_ulp", "p99_ulp", "max_ulp", "repeats", "identical_repeats", "identical_across_ranks", "same_bits_as", "status",
+    "reason",
 ]  # fmt: skip
 HISTOGRAM_COLUMNS = ["backend", "world_size", "dtype", "inputs", "device", "ulp_from", "ulp_to", "elements", "share"]
 SPECIAL_COLUMNS = ["backend", "world_size", "dtype", "case", "device", "expected", "got", "promised", "ok"]
@@ -58,8 +59,10 @@ def judge(found: Found, parts: np.ndarray, dtype: str) -> dict:
     """The columns of `SUMMARY_COLUMNS` from `max_abs_error` on, for the sum of `parts` (ranks x elements, float64).
 
     Errors are the largest over all ranks, calls and elements, infinite where a NaN was found; ulps are of all distinct
-    results together. `status` is "failed", with what was seen as `reason`, where a repeated call gave other bits, or
-    an element is further off than rounding every partial sum to the dtype explains.
+    results together; `share_nearest` of the elements are the yardstick itself. `same_bits_as`: those of `WAYS` that
+    would have given these very bits, which tells how a backend adds where they differ. `status` is "failed", with what
+    was seen as `reason`, where a repeated call gave other bits, or an element is further off than rounding every
+    partial sum to the dtype explains.
     """
     exact = parts.sum(axis=0)
     nearest = round_to(exact, dtype)
@@ -77,13 +80,14 @@ def judge(found: Found, parts: np.ndarray, dtype: str) -> dict:
     return {
         "max_abs_error": off.max(),
         "max_rel_error": relative.max(initial=0),
+        "share_nearest": (ulps == 0).mean(),
         "mean_ulp": ulps.mean(),
         **{f"p{p}_ulp": int(np.percentile(ulps, p, method="inverted_cdf")) for p in (50, 99)},
         "max_ulp": int(ulps.max()),
         "repeats": len(found.digests[0]),
         "identical_repeats": found.identical_repeats,
         "identical_across_ranks": found.identical_across_ranks,
-        "same_bits_as": " ".join(same),
+        "same_bits_as": " ".join(name.removeprefix(SIMULATED) for name in same),
         "status": "failed" if reason else "ok",
         "reason": reason,
     }
@@ -142,49 +146,63 @@ def flagged(summary: pd.DataFrame, special: pd.DataFrame) -> list[str]:
 
 
 def sentences(summary: pd.DataFrame, special: pd.DataFrame) -> list[str]:
-    """What was found, in sentences; the first one could head a page."""
+    """What was found, in sentences: first what should not be, then how near the sums are, how steady, how equal."""
     ran = summary[summary["max_ulp"].notna()]
     if ran.empty:
         return ["No backend could be measured"]
     told = flagged(summary, special)
-    exact = ran.groupby("backend", sort=False)["max_ulp"].max() == 0
-    as_good = [name for name, good in exact.items() if good]
-    if len(as_good) == len(exact):
-        told.append("Every sum of every backend is the float64 sum rounded once")
-    else:
-        for dtype, rows in ran.groupby("dtype", sort=False):
-            worst = rows.groupby("backend", sort=False)["mean_ulp"].max()
-            nearest = [name for name, value in worst.items() if value == worst.min()]
-            what = "are the float64 sum rounded once" if worst.min() == 0 else f"lie {_mean(worst.min())} ulp off"
-            others = [f"{name} {_mean(value)}" for name, value in worst.items() if name not in nearest]
-            beside = f"; mean distance of others up to, in ulp: {words.listed(others)}" if others else ""
-            told.append(f"In {SHORT[dtype]} the sums of {words.listed(nearest)} {what}{beside}")
-    steady = ran["identical_repeats"].astype(bool) & (ran["status"] == "ok")
-    if steady.all():
+    for world_size, rows in ran.groupby("world_size", sort=False):
+        told += _nearest(f"{world_size} ranks", rows)
+    if (ran["identical_repeats"].astype(bool) & (ran["status"] == "ok")).all():
         told.append(f"{int(ran['repeats'].min())} calls with the same inputs gave the same bits each time")
-    unequal = ran.loc[~ran["identical_across_ranks"].astype(bool), "backend"].unique()
-    told.append(
-        f"Ranks got different bits from {words.listed(unequal)}" if len(unequal) else "All ranks got the same bits"
-    )
-    told += _special_sentences(special)
+    unequal = ran[~ran["identical_across_ranks"].astype(bool)]
+    if unequal.empty:
+        told.append("All ranks got the same bits from every backend")
+    for name, rows in unequal.groupby("backend", sort=False):
+        dtypes = words.listed(SHORT[dtype] for dtype in rows["dtype"].unique())
+        ranks = words.listed(f"{world_size}" for world_size in rows["world_size"].unique())
+        told.append(f"Of {ranks} ranks not all got the same bits from {name} in {dtypes}")
+    return told + _special_sentences(special)
+
+
+def _nearest(ranks: str, rows: pd.DataFrame) -> list[str]:
+    """Which backends' sums are the yardstick itself, and how many of the others'; dtypes that are alike together."""
+    shares = rows.groupby(["dtype", "backend"], sort=False)["share_nearest"].mean()
+    if (shares == 1).all():
+        return [f"On {ranks} every sum of every backend is the float64 sum rounded once"]
+    alike: dict[tuple, list[str]] = {}
+    for dtype in rows["dtype"].unique():
+        alike.setdefault(tuple(name for name, share in shares[dtype].items() if share == 1), []).append(dtype)
+    told = []
+    for exact, dtypes in alike.items():
+        shown = words.listed(SHORT[dtype] for dtype in dtypes)
+        others = shares[dtypes].drop(list(exact), level="backend", errors="ignore")
+        some = [f"of {name} {words.span(found, _percent)}" for name, found in others.groupby("backend", sort=False)]
+        if exact:
+            rest = f"; {words.listed(some)} are" if some else ""
+            told.append(f"On {ranks} every {shown} sum of {words.listed(exact)} is the float64 sum rounded once{rest}")
+        else:
+            told.append(
+                f"On {ranks} {words.span(others, _percent)} of a backend's {shown} sums are the float64 sum so rounded"
+            )
     return told
 
 
 def _special_sentences(special: pd.DataFrame) -> list[str]:
-    other = special[~special["promised"].astype(bool) & ~special["ok"].astype(bool)]
-    of_each = [f"{name} in {words.listed(dict.fromkeys(rows['case']))}"
-               for name, rows in other.groupby("backend", sort=False)]  # fmt: skip
-    kept = special["promised"].astype(bool)
+    promised, ok = special["promised"].astype(bool), special["ok"].astype(bool)
     told = []
-    if kept.any() and special.loc[kept, "ok"].astype(bool).all():
-        told.append(f"All {int(kept.sum())} special values are as promised")
+    if promised.any() and ok[promised].all():
+        told.append(f"All {int(promised.sum())} special values are as promised")
+    others = special[~promised & ~ok]
+    of_each = [f"{name} in {words.listed(rows['case'].unique())}"
+               for name, rows in others.groupby("backend", sort=False)]  # fmt: skip
     if of_each:
-        told.append(f"Backends of others differ from that promise: {'; '.join(of_each)}")
+        told.append(f"Backends that promise nothing do otherwise: {'; '.join(of_each)}")
     return told
 
 
-def _mean(value: float) -> str:
-    return f"{value:.2g}" if value < 1000 else f"{value:.0f}"
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share < 0.995 or share == 1 else f"{100 * share:.1f} %"
 
 
 def _where(row) -> str:
