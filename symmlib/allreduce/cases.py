@@ -82,6 +82,16 @@ def cases(dtype: str, world_size: int) -> list[Case]:
     return found
 
 
-def as_text(value: float) -> str:
-    """A special value as tables show it; a NaN of whatever bits is `ANY_NAN`."""
-    return ANY_NAN if np.isnan(value) else f"{value:.6g}"
+def as_text(value: float, dtype: str) -> str:
+    """A number of `dtype` as tables of special values show it, alike in all dtypes; a NaN is `ANY_NAN`.
+
+    'largest' is the largest finite number, '3 smallest' three times the smallest subnormal one.
+    """
+    form = FORMATS[dtype]
+    if np.isnan(value):
+        return ANY_NAN
+    if abs(value) == form.largest:
+        return "largest" if value > 0 else "-largest"
+    if 0 < abs(value) <= form.smallest_normal:
+        return f"{value / form.smallest:.0f} smallest"
+    return f"{value:.1f}" if value == 0 else f"{value:.6g}"

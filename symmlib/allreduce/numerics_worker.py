@@ -117,12 +117,12 @@ class Rank:
         for numel in SPECIAL_NUMEL:
             mine = self._tensor(np.resize(parts[self.rank], numel), dtype)
             result = self._attempt(lambda mine=mine: backend.all_reduce(mine).cpu())
-            for texts in self._gather([_in_words(result[at :: len(asked)]) for at in range(len(asked))]):
+            for texts in self._gather([_in_words(result[at :: len(asked)], dtype) for at in range(len(asked))]):
                 for found, more in zip(got, texts, strict=True):
                     found |= more
         rows = []
         for case, expected, found in zip(asked, special_sums(parts, dtype), got, strict=True):
-            wanted = as_text(expected)
+            wanted = as_text(expected, dtype)
             as_wanted = all(one == wanted or wanted == ANY_NAN and one.startswith("NaN") for one in found)
             known = {"case": case.name, "expected": wanted, "got": ", ".join(sorted(found))}
             rows.append(self._row("special", name, dtype, **known, promised=promised(name), ok=as_wanted))
@@ -182,12 +182,12 @@ def _calls(call, repeats: int) -> tuple[list[str], dict[str, np.ndarray]]:
     return digests, values
 
 
-def _in_words(result: torch.Tensor) -> set[str]:
+def _in_words(result: torch.Tensor, dtype: str) -> set[str]:
     """The distinct values of `result`; NaNs with their bits."""
     unsigned = {2: torch.uint16, 4: torch.uint32}[result.element_size()]
     bits = result.contiguous().view(unsigned).numpy()
     return {
-        f"NaN {int(code):#x}" if np.isnan(value) else as_text(value)
+        f"NaN {int(code):#x}" if np.isnan(value) else as_text(value, dtype)
         for value, code in zip(result.double().numpy(), bits, strict=True)
     }
 
