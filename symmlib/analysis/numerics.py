@@ -182,7 +182,7 @@ def _nearest(ranks: str, rows: pd.DataFrame) -> list[str]:
             told.append(f"On {ranks} every {shown} sum of {words.listed(exact)} is the float64 sum rounded once{rest}")
         else:
             told.append(
-                f"On {ranks} {words.span(others, _percent)} of a backend's {shown} sums are the float64 sum so rounded"
+                f"On {ranks} {words.span(others, _percent)} of a backend's {shown} sums are the float64 sum rounded once"
             )
     return told
 
