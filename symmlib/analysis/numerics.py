@@ -181,9 +181,8 @@ def _nearest(ranks: str, rows: pd.DataFrame) -> list[str]:
             rest = f"; {words.listed(some)} are" if some else ""
             told.append(f"On {ranks} every {shown} sum of {words.listed(exact)} is the float64 sum rounded once{rest}")
         else:
-            told.append(
-                f"On {ranks} {words.span(others, _percent)} of a backend's {shown} sums are the float64 sum rounded once"
-            )
+            share = words.span(others, _percent)
+            told.append(f"On {ranks} {share} of a backend's {shown} sums are the float64 sum rounded once")
     return told
 
 
