@@ -10,7 +10,7 @@ import pandas as pd
 from symmlib.analysis.serving import BEYOND
 
 STEPS = 100  # of a drawn curve: more would not be seen, and make the page heavy
-QUANTILES = (0.1, 0.5, 0.9, 0.95, 0.99)
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 CELL = ["tp", "qps", "arm"]
 
 

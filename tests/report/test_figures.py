@@ -13,7 +13,7 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 
 
 @pytest.fixture
-def drawn(allreduce_summary, serving_summary, comparison, prediction) -> dict:
+def drawn(allreduce_summary, serving_summary, requests, comparison, prediction) -> dict:
     """Every figure, as a function of `compact`."""
     sizes = sorted(allreduce_summary.bytes.unique())
     chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
@@ -23,6 +23,7 @@ def drawn(allreduce_summary, serving_summary, comparison, prediction) -> dict:
         "latency": lambda **options: figures.latency(allreduce_summary, **options),
         "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
         "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
+        "distributions": lambda **options: figures.distributions(requests, comparison, "gloo", **options),
         "effects": lambda **options: figures.effects(comparison, **options),
         "predicted_beside_measured": lambda **options: figures.predicted_beside_measured(prediction, **options),
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),

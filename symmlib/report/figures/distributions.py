@@ -1,5 +1,7 @@
 """The figure of distributions: how the TTFT and TPOT of single requests are spread, arm beside arm."""
 
+import itertools
+
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -55,16 +57,17 @@ def distributions(
         axes.set_title(f"{metric.upper()}, {cell_words(tp, qps, rows)}")
         axes.set_xlabel(f"{metric.upper()} of a request, ms")
     legend_above(figure, looks, columns=2 if compact else 4)
-    _describe(figure, rows, cells)
+    _describe(figure, rows, cells, list(looks))
     return figure
 
 
-def _describe(figure: Figure, rows: pd.DataFrame, cells: list[tuple]) -> None:
+def _describe(figure: Figure, rows: pd.DataFrame, cells: list[tuple], arms: list[str]) -> None:
     """The words and the numbers of the figure."""
     found = {}
-    for (tp, qps, arm), here in rows.groupby(["tp", "qps", "arm"], sort=False):
-        for metric in METRICS:
-            found[tp, qps, metric, arm] = (here[f"{metric}_ms"].count(), quantiles(here[f"{metric}_ms"]))
+    for tp, qps in cells:
+        for metric, arm in itertools.product(reversed(METRICS), arms):
+            here = rows[(rows.tp == tp) & (rows.qps == qps) & (rows.arm == arm)][f"{metric}_ms"]
+            found[tp, qps, metric, arm] = (here.count(), quantiles(here))
     told = {}
     for metric in METRICS:
         at_most = {
@@ -91,7 +94,7 @@ def _describe(figure: Figure, rows: pd.DataFrame, cells: list[tuple]) -> None:
             }
             for (tp, qps, metric, arm), (count, of) in found.items()
         ]
-    ).sort_values(["TP", "QPS", "metric"], kind="stable", ascending=[True, True, False])
+    ).dropna(axis=1, how="all")
     blocks = rows.block.nunique()
     figure.reading = (
         "An empirical distribution (ECDF): go up to 90 %, then right to a line, and read below how long nine of ten "

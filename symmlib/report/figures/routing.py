@@ -156,6 +156,7 @@ def held_out(summary: pd.DataFrame, regret: pd.DataFrame, table_df: pd.DataFrame
 
 def _bounds(table_df: pd.DataFrame) -> pd.DataFrame:
     """The routes with their bounds to the byte."""
+    low, high = (table_df.get(name, float("nan")) for name in ("crossover_low", "crossover_high"))
     return pd.DataFrame(
         {
             "device": table_df.device,
@@ -165,8 +166,8 @@ def _bounds(table_df: pd.DataFrame) -> pd.DataFrame:
             "from, bytes": table_df.from_bytes,
             "up to, bytes": [value if pd.notna(value) else "no limit" for value in table_df.to_bytes],
             "backend": table_df.backend,
-            "bound at least, bytes": table_df.crossover_low,
-            "bound at most, bytes": table_df.crossover_high,
+            "bound at least, bytes": low,
+            "bound at most, bytes": high,
         }
     )
 

@@ -14,6 +14,7 @@ from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above,
 from symmlib.report.svg import Figure
 
 PANEL_IN = 2.7
+CUT = 2.5  # times beyond the outermost marks, the axis of ratios ends
 BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.3, "linewidth": 0}  # dark enough where it is a few pixels wide
 _HOLLOW = {"markerfacecolor": style.COLOURS["paper"][0], "markeredgewidth": 1.2, "linewidth": 1}
 REFERENCE = {  # how the published arms are drawn: hollow, dotted, in colours that no arm of the same sort has
@@ -110,12 +111,16 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         return figure
     looks = style.looks(treatment for _, treatment in pairs)
     reach = [*rows.ratio, *rows.ci_low.dropna(), *rows.ci_high.dropna(), 1]
-    low, high = min(reach) / 1.12, max(reach) * 1.12
+    marks = [*rows.ratio, 1]  # one hopeless interval must not squeeze all others
+    low, high = max(min(reach), min(marks) / CUT) / 1.12, min(max(reach), max(marks) * CUT) * 1.12
     for axes, metric in zip(panels, metrics, strict=True):
         for row in rows[rows.metric == metric].itertuples():
             place, look = places[row.baseline, row.treatment, row.tp, row.qps], looks[row.treatment]
             if pd.notna(row.ci_low) and pd.notna(row.ci_high):
                 axes.plot([row.ci_low, row.ci_high], [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
+                for end, arrow, goes_on in ((low, "<", row.ci_low < low), (high, ">", row.ci_high > high)):
+                    if goes_on:
+                        axes.plot([end], [place], arrow, color=look.hex, markersize=4.5, clip_on=False)
             axes.plot([row.ratio], [place], **{**look.line, "markersize": 6.5})
         for delta in rows[rows.metric == metric].delta.unique():  # one, where one experiment was judged
             axes.axvspan(*equivalence_band(delta), **BAND)
@@ -146,6 +151,8 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         else "A mark is time with the treatment divided by time with the baseline; left of 1 is faster, in the grey "
         "band as fast. So few blocks give no interval, and a mark alone proves nothing."
     )
+    if min(reach) < low or max(reach) > high:
+        figure.reading += " An arrow: the bar goes on beyond the axis."
     figure.reading += f" {bands.origin(rows, floor)}"
     figure.numbers = _ratios(rows)
     return figure
@@ -215,6 +222,7 @@ def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
         [0.5, 0.7, 1, 1.4, 2],
         [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5],
         [0.1, 0.2, 0.5, 1, 2, 5, 10],
+        [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50],
         [0.01, 0.1, 1, 10, 100],
     ):
         inside = [tick for tick in ticks if low <= tick <= high]
