@@ -78,19 +78,7 @@ def serving_summary() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def requests() -> pd.DataFrame:
-    """100 requests of every block, arm and rate, spread evenly from 60 to 140 % of the arm's times."""
-    return pd.DataFrame(
-        [
-            {"block": block, "arm": arm, "tp": 2, "qps": qps, "request": number, "start_s": number / qps,
-             "input_tokens": 128, "output_tokens": 32, "ttft_ms": times["ttft"] * spread,
-             "tpot_ms": times["tpot"] * spread, "e2el_ms": (times["ttft"] + 31 * times["tpot"]) * spread, "error": ""}
-            for block in (0, 1, 2)
-            for arm, times in TIMES_MS.items()
-            for qps in (4, 8)
-            for number in range(100)
-            for spread in [0.6 + 0.008 * number]
-        ]
-    )  # fmt: skip
+    return invented_requests()
 
 
 @pytest.fixture(scope="session")
@@ -186,12 +174,12 @@ def reported_run(tmp_path_factory, tables):
 
 
 @pytest.fixture(scope="session")
-def tables(allreduce_summary, serving_summary, requests, comparison, gates, prediction) -> dict[str, pd.DataFrame]:
+def tables(allreduce_summary, serving_summary, comparison, gates, prediction) -> dict[str, pd.DataFrame]:
     setting = {"world_size": 2, "dtype": "bfloat16", "mode": "eager"}
     return {
         "allreduce_summary": allreduce_summary,
         "serving_summary": serving_summary,
-        "serving": requests,
+        "serving": invented_requests(),
         "comparison": comparison,
         "gates": gates,
         "prediction": prediction,
@@ -202,6 +190,22 @@ def tables(allreduce_summary, serving_summary, requests, comparison, gates, pred
             [{**setting, "bytes": 1024, "backend": "host/one_shot", "ratio": 1.02, "ci_low": 1.01, "ci_high": 1.03}]
         ),
     }
+
+
+def invented_requests() -> pd.DataFrame:
+    """100 requests of every block, arm and rate, spread evenly from 60 to 140 % of the arm's times."""
+    return pd.DataFrame(
+        [
+            {"block": block, "arm": arm, "tp": 2, "qps": qps, "request": number, "start_s": number / qps,
+             "input_tokens": 128, "output_tokens": 32, "ttft_ms": times["ttft"] * spread,
+             "tpot_ms": times["tpot"] * spread, "e2el_ms": (times["ttft"] + 31 * times["tpot"]) * spread, "error": ""}
+            for block in (0, 1, 2)
+            for arm, times in TIMES_MS.items()
+            for qps in (4, 8)
+            for number in range(100)
+            for spread in [0.6 + 0.008 * number]
+        ]
+    )  # fmt: skip
 
 
 def _bare_run(directory):

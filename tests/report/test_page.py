@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pandas as pd
@@ -16,36 +15,10 @@ from symmlib.errors import UsageError
 from symmlib.report import contents, make_index, make_report, sections, style, timings
 from symmlib.routing import Route, RoutingTable
 from symmlib.runs import PROJECT, Run, write_csv, write_json, write_text
+from tests.report.reader import Reader
 
 LOADING = {"src", "srcset", "poster", "background", "action", "formaction", "data"}  # attributes that fetch
 HOSTILE = '<script>alert("$x & y")</script>'
-
-
-class Reader(HTMLParser):
-    """What a page holds: every tag with its attributes, and its text without styles."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in self._open:
-            while self._open.pop() != tag:
-                pass
-
-    def handle_data(self, data):
-        if "style" not in self._open:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
