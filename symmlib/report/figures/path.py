@@ -11,7 +11,7 @@ from symmlib.analysis.allreduce import SETTING
 from symmlib.report import style
 
 PATH = {"color": style.COLOURS["ink"][0], "linewidth": 7, "alpha": 0.16, "solid_capstyle": "round"}  # wide, unmarked
-BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.18, "linewidth": 0}
+BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.35, "linewidth": 1}  # a line at least, however well it is known
 READING = "The wide shade follows the backend that the router picks at each size"
 READING_BAND = "a grey column is where the size at which it changes backends may lie (95 %)"
 
