@@ -2,7 +2,7 @@
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
 evidence, what is missing, how to repeat it. A section that a run has nothing for is left out and named among what is
-missing. `sections`, `prediction` and `timings` gather the content, templates hold the structure.
+missing. `sections`, `prediction`, `timings` and `numerics` gather the content, templates hold the structure.
 """
 
 import re
@@ -13,7 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import contents, numerics, prediction, scripts, sections, style, timings
+from symmlib.report.entry import NO_ANSWER
+from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -22,7 +24,6 @@ STATUS_WORDS = {
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
 }
-NO_ANSWER = "No answer could be made of these results"
 SECTIONS = {  # what each makes of a run's `Contents`
     "answer": sections.answer,
     "tiles": sections.tiles,
@@ -31,6 +32,7 @@ SECTIONS = {  # what each makes of a run's `Contents`
     "routes": timings.routes,
     "prediction": prediction.explained,
     "published": sections.beside_published,
+    "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
 }
@@ -40,6 +42,7 @@ NAMES = {  # sections in their order: `templates/sections/<id>.html`, and what t
     "routes": "Routes",
     "prediction": "Prediction",
     # "accuracy" has its place here, with a function among SECTIONS
+    "numerics": "Sums",
     "published": "Published B200",
     "gates": "Gates",
     "missing": "Missing",
@@ -51,6 +54,7 @@ NEEDED = {  # section: (what is absent where it is left out, if that is to be to
     "allreduce": ("all-reduce results", ("plots",)),
     "routes": ("routing table", ("plots",)),
     "prediction": ("", ("sentences",)),
+    "numerics": ("", ("table",)),
     "gates": ("gates", ("table",)),
 }
 
@@ -62,6 +66,7 @@ def make_report(run_dir: Path) -> Path:
     `run_dir` is no run's directory or cannot be written.
     """
     run = contents.read(Path(run_dir))
+    run.missing += make_notebook_pages(run)
     made, unmade = _make_sections(run)
     page = environment().get_template("report.html")
     html = page.render(
@@ -118,6 +123,7 @@ def environment() -> Environment:
         "no_such": lambda names: words.listed(f"no {name}" for name in names if name),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
+    made.globals |= {"script": scripts.script, "script_policy": lambda: Markup(scripts.script_policy())}
     return made
 
 
