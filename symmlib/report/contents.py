@@ -5,6 +5,7 @@ Nothing here raises for a result that is missing, empty or damaged; the report i
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "backend world_size dtype mode bytes launches median_us busbw_gbps wrong status reason",
     ),
     "serving_summary": ("04_serving", "block arm tp qps metric statistic value_ms"),
+    "serving": ("04_serving", "block arm tp qps ttft_ms tpot_ms"),  # a row per request
     "comparison": (
         "04_serving",
         "tp qps metric statistic baseline treatment ratio ci_low ci_high p_value blocks tier verdict",
@@ -41,7 +43,10 @@ OPTIONAL_TABLES = {  # most runs have none
     "ulp_histogram": ("05_accuracy", "backend world_size dtype inputs ulp_from share"),
     "special_values": ("05_accuracy", "backend world_size dtype case expected got promised ok"),
 }  # fmt: skip
-FOLLOWS = {"prediction": "comparison"}  # is not missed where that, on which it rests, is not there
+FOLLOWS = {
+    "prediction": "comparison",
+    "serving": "serving_summary",
+}  # is not missed where that, on which it rests, is not there
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
@@ -76,10 +81,22 @@ class Contents:
     def workload(self) -> str:
         """What the servers were asked, in a phrase, and by which vLLM; empty where nobody wrote it down."""
         try:
-            said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
-            return f"{said['workload']}; vLLM {said['vllm']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            return f"{self.experiment['workload']}; vLLM {self.experiment['vllm']}"
+        except KeyError:
             return ""
+
+    @cached_property
+    def experiment(self) -> dict:
+        """The serving experiment as it was asked for; empty where nobody wrote it down."""
+        try:
+            said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def link(self, *names: str) -> str:
+        """The first of the files `names` that the run has, to be linked; empty without any."""
+        return next((name for name in names if (self.path / name).is_file()), "")
 
     def samples(self) -> pd.DataFrame | None:
         """The micro-benchmark's samples whose times count, as `analysis.allreduce.timed` gives them; None without."""

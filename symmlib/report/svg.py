@@ -11,6 +11,7 @@ import textwrap
 from html import escape
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import Rectangle
 
@@ -24,11 +25,15 @@ LINE_IN = 0.165  # of that text
 
 class Figure(MatplotlibFigure):
     """A matplotlib figure with `finding` (its title, computed from the data), `alt` (what it shows, in words, for
-    those who do not see it) and `reading` (one sentence: how to read it). A `banner` is drawn, too (`carry`)."""
+    those who do not see it) and `reading` (one sentence: how to read it). A `banner` is drawn, too (`carry`).
+
+    `numbers`: the values that are drawn, a row per mark or per place on the axis, with their units in the columns'
+    names; None where nothing is drawn."""
 
     finding: str = ""
     alt: str = ""
     reading: str = ""
+    numbers: pd.DataFrame | None = None
     banner: str = ""
     banner_in: float = 0  # inches that it takes
     key_in: float = 0  # inches that its key takes

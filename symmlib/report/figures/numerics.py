@@ -63,6 +63,7 @@ def numerics(histogram: pd.DataFrame, dtype: str | None = None, compact: bool = 
         axes.grid(False)
         axes.set_title(f"{INPUT_WORDS.get(kind, kind)} inputs")
     _key(figure, columns=2 if compact else 4)
+    figure.numbers = _shares(groups, dtype)
     figure.finding, figure.alt = _words(groups, dtype)
     figure.reading = (
         f"A bar holds all elements of a sum. Its part in blue, whose share it tells, is the float64 sum rounded once; "
@@ -70,6 +71,20 @@ def numerics(histogram: pd.DataFrame, dtype: str | None = None, compact: bool = 
         "The simulated ways round every partial sum: to fp32 or to the dtype itself, in rank order, a ring or a tree."
     )
     return figure
+
+
+def _shares(groups: dict[str, pd.DataFrame], dtype: str) -> pd.DataFrame:
+    """What is drawn: a row per bar, a column per part of it, in percent of all elements."""
+    rows = []
+    for heading, of_group in groups.items():
+        for (name, kind), here in of_group.groupby(["backend", "inputs"], sort=False):
+            row, at = {"how": heading, "backend": in_words(name, dtype), "inputs": INPUT_WORDS.get(kind, kind)}, 0
+            for last, words_of_bin, *_ in BINS:
+                inside = here.ulp_from.ge(at) if last is None else here.ulp_from.between(at, last)
+                row[f"{words_of_bin}, %"] = 100 * float(here.share[inside].sum())
+                at = 0 if last is None else last + 1
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _places(groups: dict[str, pd.DataFrame]) -> tuple[dict, dict, float]:
