@@ -206,5 +206,8 @@ def test_the_list_prints_whole_and_on_white(open_page, some_runs):
     page.emulate_media(media="print", color_scheme="dark")
     assert not page.locator("form").is_visible()
     assert page.locator("tbody tr:visible").count() == 12
+    page.set_viewport_size({"width": 680, "height": 1009})  # A4 less its margins
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert max(page.locator("tbody tr").evaluate_all("(rows) => rows.map((row) => row.offsetHeight)")) < 120
     assert page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')").strip() == "#ffffff"
     assert page.pdf(format="A4").startswith(b"%PDF")
