@@ -2,7 +2,7 @@
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
 evidence, what is missing, how to repeat it. A section that a run has nothing for is left out and named among what is
-missing. `sections`, `prediction` and `timings` gather the content, templates hold the structure.
+missing. `sections`, `prediction`, `timings` and `numerics` gather the content, templates hold the structure.
 """
 
 import re
@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, scripts, sections, style, timings
+from symmlib.report import contents, numerics, prediction, scripts, sections, style, timings
 from symmlib.report.entry import NO_ANSWER
+from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -31,6 +32,7 @@ SECTIONS = {
     "allreduce": timings.allreduce,
     "routes": timings.routes,
     "published": sections.beside_published,
+    "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
 }
@@ -49,6 +51,7 @@ def make_report(run_dir: Path) -> Path:
     `run_dir` is no run's directory or cannot be written.
     """
     run = contents.read(Path(run_dir))
+    run.missing += make_notebook_pages(run)
     made, unmade = _make_sections(run)
     page = environment().get_template("report.html")
     html = page.render(
