@@ -42,7 +42,7 @@ NAMES = {  # sections in their order: `templates/sections/<id>.html`, and what t
     "routes": "Routes",
     "prediction": "Prediction",
     # "accuracy" has its place here, with a function among SECTIONS
-    "numerics": "Numerics",
+    "numerics": "Sums",
     "published": "Published B200",
     "gates": "Gates",
     "missing": "Missing",

@@ -79,7 +79,9 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return unbroken(value)
-    return f"{value:.12g}" if column in COUNTED or isinstance(value, numbers.Integral) else words.digits(value)
+    if column in COUNTED or isinstance(value, numbers.Integral):
+        return f"{value:.12g}"
+    return f"{value:.1f}" if column.endswith("%") else words.digits(value)
 
 
 def _shortened(table: Table) -> Table:

@@ -194,9 +194,10 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
         "verdict",
     ]
     caption = (
-        "Every comparison. Its cells (TP, QPS) are judged together: with 95 % all their intervals cover the true "
-        "ratios at once, and p is adjusted by Holm. Faster and slower: the interval leaves out 1 and the ratio lies "
-        "beyond the band; equivalent: the interval lies inside it."
+        "Every comparison. ITL is the gap between two tokens of a request, E2EL the time from sending it to its last "
+        "token; p90 and so on are percentiles. Cells (TP, QPS) are judged together: with 95 % all their intervals "
+        "cover the true ratios at once, and p is adjusted by Holm. Faster and slower: the interval leaves out 1 and "
+        "the ratio lies beyond the band; equivalent: the interval lies inside it."
     )
     return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7, 8}))
 

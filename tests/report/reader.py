@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 
 class Reader(HTMLParser):
-    """What a page holds: every tag with its attributes, and its text without styles."""
+    """What a page holds: every tag with its attributes, and its text without styles and scripts."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -23,7 +23,7 @@ class Reader(HTMLParser):
                 pass
 
     def handle_data(self, data):
-        if "style" not in self._open:
+        if not {"style", "script"} & set(self._open):
             self.text += data
 
     def all(self, tag: str) -> list[dict]:

@@ -133,7 +133,7 @@ def held_out(summary: pd.DataFrame, regret: pd.DataFrame, table_df: pd.DataFrame
     else:
         ends = shown.sort_values("bytes").groupby("backend").over.last().clip(upper=CEILING)
         label_line_ends(drawn[0], ends.to_dict(), looks, PANEL_IN)
-    figure.numbers = _with_regret(per_size(shown, "over", "× the fastest's time"), shown, regret)
+    figure.numbers = _with_regret(per_size(shown, "over", "× fastest"), shown, regret)
     worst = regret.loc[regret.regret.idxmax()]
     p95 = words.percent(100 * max(0, regret.regret.quantile(0.95)))
     figure.finding = f"At {len(regret)} held-out sizes the table's choice costs {p95} at most in 95 % of them"

@@ -4,7 +4,6 @@ import pandas as pd
 
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SETTING
-from symmlib.sizes import format_size
 
 SIZE = "message size per rank"
 
@@ -35,7 +34,7 @@ def per_size(rows: pd.DataFrame, column: str, unit: str) -> pd.DataFrame:
     for where, here in by_setting(rows).items():
         table = here.pivot(index="bytes", columns="backend", values=column).sort_index()
         table = table.rename(columns=lambda name: f"{name}, {unit}")
-        table.insert(0, SIZE, [format_size(int(size)) for size in table.index])
+        table.insert(0, SIZE, [words.size(size) for size in table.index])
         if several:
             table.insert(0, "on", where)
         parts.append(table)

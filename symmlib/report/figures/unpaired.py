@@ -16,9 +16,8 @@ def unpaired_ratios(rows: pd.DataFrame, label: str, compact: bool = False) -> Fi
 
     `rows`: those of the run `label` in `analysis.unpaired.beside`, with ratios.
     """
-    figure = line_panels(
-        rows, "ratio", f"time in {label} / time in A", "ratio", compact, PANEL_IN, finish=_finish, scale="log"
-    )
+    title = f"time in {label} / time in A"
+    figure = line_panels(rows, "ratio", title, "ratio", compact, PANEL_IN, finish=_finish, scale="log")
     each = rows.groupby("backend", sort=False).ratio
     told = [f"{name} {words.span(ratios, words.ratio)}" for name, ratios in each]
     spread = words.span(rows.ratio, words.ratio)
