@@ -286,15 +286,10 @@ def publish(arguments) -> int:
 
 
 def lab(arguments) -> int:
-    from symmlib import notebooks
+    from symmlib.lab import open_lab
 
-    command = [sys.executable, "-m", "jupyterlab", str(notebooks.DIRECTORY), "--ServerApp.ip=127.0.0.1"]
-    command += [f"--ServerApp.root_dir={notebooks.DIRECTORY}"]
-    if os.geteuid() == 0:  # the usual user of a container; the server answers this machine alone, and wants a token
-        command += ["--allow-root"]
-    command += arguments.options
-    # In this process's place: Ctrl-C, and the question that Jupyter asks then, belong to it.
-    os.execve(command[0], command, {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"})
+    open_lab(arguments.reports_dir, arguments.options)
+    return 0  # not reached: this process is JupyterLab now
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -387,6 +382,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "options", nargs="*", metavar="OPTION", help="for JupyterLab, after --, such as -- --no-browser"
     )
+    _reports_dir(command)
     return parser
 
 
