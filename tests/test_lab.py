@@ -3,10 +3,7 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,7 +15,6 @@ from symmlib import lab, notebooks
 from symmlib.errors import UsageError
 
 NAME = "02_allreduce.ipynb"
-SYMMLIB = Path(sys.executable).with_name("symmlib")
 
 
 @pytest.fixture
@@ -134,61 +130,31 @@ def test_the_landing_page_links_to_every_notebook():
     assert {f"{name}.ipynb" for name in notebooks.names()} <= {*re.findall(r"\]\(([^)]+)\)", page)}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> dict:
-    """A real JupyterLab, started as a user does; as it describes itself (`url`, `token`, `root_dir`, ...).
-
-    The user has a configuration of their own that opens doors.
-    """
-    home = tmp_path_factory.mktemp("home")
-    runtime = home / "runtime"
-    (home / "config").mkdir()
-    careless = {"ServerApp": {"ip": "0.0.0.0", "allow_origin": "*"}, "LabApp": {"news_url": "https://news.invalid/"}}
-    (home / "config" / "jupyter_server_config.json").write_text(json.dumps(careless))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_CONFIG_DIR", str(home / "config"))
-        patch.setenv("JUPYTER_DATA_DIR", str(home / "data"))
-        patch.setenv("JUPYTER_RUNTIME_DIR", str(runtime))
-        command = [SYMMLIB, "lab", "--reports-dir", home / "reports", "--", "--no-browser", "--ServerApp.port=0"]
-        with open(home / "log", "w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := list(runtime.glob("jpserver-*.json"))):
-            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-            time.sleep(0.1)
-        yield {**json.loads(found[0].read_text()), "log": home / "log"}
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    assert process.returncode == 0
-
-
-def ask(server: dict, path: str, token: str = "", **headers):
-    request = urllib.request.Request(f"{server['url']}{path}", headers=headers)
+def ask(lab_server: dict, path: str, token: str = "", **headers):
+    request = urllib.request.Request(f"{lab_server['url']}{path}", headers=headers)
     if token:
         request.add_header("Authorization", f"token {token}")
     return urllib.request.urlopen(request, timeout=20)
 
 
-def test_the_server_answers_this_machine_only_and_who_has_its_token(server):
-    assert server["url"].startswith("http://127.0.0.1:") and len(server["token"]) >= 40
+def test_the_server_answers_this_machine_only_and_who_has_its_token(lab_server):
+    assert lab_server["url"].startswith("http://127.0.0.1:") and len(lab_server["token"]) >= 40
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        ask(server, "api/contents/lab")
-    files = json.load(ask(server, "api/contents/lab", server["token"]))
+        ask(lab_server, "api/contents/lab")
+    files = json.load(ask(lab_server, "api/contents/lab", lab_server["token"]))
     assert NAME in {file["name"] for file in files["content"]}
 
 
-def test_no_other_site_may_read_what_the_server_answers(server):
+def test_no_other_site_may_read_what_the_server_answers(lab_server):
     with pytest.raises(urllib.error.HTTPError, match="404|403"):
-        ask(server, "api/contents/lab", Origin="https://elsewhere.invalid")
-    answer = ask(server, "api/contents/lab", server["token"], Origin="https://elsewhere.invalid")
+        ask(lab_server, "api/contents/lab", Origin="https://elsewhere.invalid")
+    answer = ask(lab_server, "api/contents/lab", lab_server["token"], Origin="https://elsewhere.invalid")
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_the_server_looks_for_no_news_updates_or_extensions(server):
-    page = ask(server, "lab", server["token"]).read().decode()
+def test_the_server_looks_for_no_news_updates_or_extensions(lab_server):
+    page = ask(lab_server, "lab", lab_server["token"]).read().decode()
     config = json.loads(re.search(r'id="jupyter-config-data"[^>]*>\s*(.*?)\s*</script>', page, re.DOTALL)[1])
     assert config["news"] == {"disabled": True}
     assert not config["extensionManager"]["can_install"]
-    assert json.load(ask(server, "lab/api/update", server["token"]))["notification"] is None
+    assert json.load(ask(lab_server, "lab/api/update", lab_server["token"]))["notification"] is None
