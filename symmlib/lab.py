@@ -27,6 +27,8 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/extensionmanager-extension:plugin": {"enabled": False},
 }
+# It asks whether it may fetch news; the answer would be asked for on every new machine.
+PAGE = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
 
 def open_lab(reports_dir: Path | None, options: list[str]) -> None:
@@ -73,6 +75,7 @@ def command(reports_dir: Path, options: list[str]) -> tuple[list[str], dict[str,
     """The command line and the environment of JupyterLab on `reports_dir`/lab, whose settings are written there."""
     own = reports_dir / "lab" / _JUPYTER
     write_json(own / "config" / "labconfig" / "default_setting_overrides.json", SETTINGS)
+    write_json(own / "config" / "labconfig" / "page_config.json", PAGE)
     argv = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", "--ServerApp.allow_origin="]
     # All reports can be read beside the notebooks: the root holds both.
     argv += [f"--ServerApp.root_dir={reports_dir}", f"--LabApp.default_url=/lab/tree/lab/{LANDING}"]

@@ -37,7 +37,7 @@ def test_a_notebook_works_under_plain_papermill_on_a_run_that_is_there(smoke_run
     assert done.returncode == 0, done.stderr
     executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
     nbformat.validate(executed)
-    assert any("image/svg+xml" in str(cell.get("outputs")) for cell in executed.cells)
+    assert any("data:image/svg+xml" in str(cell.get("outputs")) for cell in executed.cells)
 
 
 @pytest.mark.parametrize("name", notebooks.names())

@@ -77,4 +77,4 @@ def test_from_the_landing_page_a_notebook_is_run_and_its_results_are_seen(lab, c
 def test_nobody_is_asked_about_news(lab):
     expect(lab.locator(".jp-MarkdownViewer")).to_be_visible()
     lab.wait_for_load_state("networkidle")
-    assert lab.locator(".jp-toast-button, .Toastify__toast").count() == 0
+    expect(lab.get_by_text("Jupyter news")).to_have_count(0)
