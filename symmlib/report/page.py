@@ -2,7 +2,7 @@
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
 evidence, what is missing, how to repeat it. A section that a run has nothing for is left out and named among what is
-missing. `sections`, `prediction` and `timings` gather the content, templates hold the structure.
+missing. `sections`, `prediction`, `timings` and `numerics` gather the content, templates hold the structure.
 """
 
 import re
@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import contents, numerics, prediction, sections, style, timings
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -31,6 +31,7 @@ SECTIONS = {
     "allreduce": timings.allreduce,
     "routes": timings.routes,
     "published": sections.beside_published,
+    "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
 }
