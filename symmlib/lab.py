@@ -26,8 +26,12 @@ _JUPYTER = ".jupyter"  # in the copies' directory: what JupyterLab is told and k
 SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/extensionmanager-extension:plugin": {"enabled": False},
+    # Run All leaves one at the end of the notebook; this adds the button back to the cell that runs.
+    "@jupyterlab/notebook-extension:tracker": {
+        "kernelStatus": {"showOnStatusBar": False, "showProgress": True, "showJumpToRecentExecutionButton": True}
+    },
 }
-# It asks whether it may fetch news; the answer would be asked for on every new machine.
+# This one asks whether it may fetch news.
 PAGE = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 
 
