@@ -5,8 +5,8 @@
 
 On a terminal it is the last line, below the lines that `say` prints meanwhile. In a notebook it is the first output of
 its cell, in bold while it runs. In a log it is a plain line now and then. A notebook that `symmlib run` executes passes
-it through a small file to that process, which shows it in its own place, so that the executed notebook keeps only how it
-ended.
+it through a small file to that process, which shows it in its own place, so that the executed notebook keeps only how
+it ended.
 
 Measurements and `notebooks.execute` use it. An update costs at most the printing of a line, and never raises.
 """

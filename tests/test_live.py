@@ -235,7 +235,7 @@ def test_a_notebook_has_one_output_that_is_replaced(tmp_path, fifo):
 
 
 def test_in_a_notebook_the_status_stands_above_the_lines(tmp_path):
-    cell = "from symmlib import live, progress\nwith live.live() as status:\n    progress.say('first'); status.update('done')"
+    cell = "from symmlib import live, progress\nwith live.live() as now:\n    progress.say('first'); now.update('done')"
     executed = NotebookClient(notebook(tmp_path, cell), kernel_name="python3").execute()
     shown, said = executed.cells[0].outputs
     assert without_clock([shown.data["text/plain"], said.text.strip()]) == ["done", "first"]

@@ -36,9 +36,9 @@ class Figure(MatplotlibFigure):
     def _repr_mimebundle_(self, include=None, exclude=None):
         """What Jupyter shows: the titled picture, as an HTML image because JupyterLab gives every other kind an empty
         alternative text; as PNG where HTML is not shown; as words where no picture can be."""
-        picture, alt = base64.b64encode(titled(self, "svg")).decode(), escape(f"{self.finding}. {self.alt}")
+        picture = base64.b64encode(titled(self, "svg")).decode()
         data = {
-            "text/html": f'<img src="data:image/svg+xml;base64,{picture}" alt="{alt}">',
+            "text/html": f'<img src="data:image/svg+xml;base64,{picture}" alt="{escape(self.alt)}">',
             "image/png": base64.b64encode(titled(self, "png")).decode(),
             "text/plain": f"{self.finding}\n{self.alt}",
         }

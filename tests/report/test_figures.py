@@ -73,7 +73,7 @@ def test_a_notebook_shows_the_titled_picture_and_words_where_it_cannot(drawn):
     data, metadata = figure._repr_mimebundle_()
     picture, alt = re.fullmatch(r'<img src="data:image/svg\+xml;base64,(.*?)" alt="(.*?)">', data["text/html"]).groups()
     assert figure.finding in base64.b64decode(picture).decode()
-    assert html.unescape(alt) == f"{figure.finding}. {figure.alt}"
+    assert html.unescape(alt) == figure.alt
     assert data["text/plain"].startswith(figure.finding)
     assert metadata["image/png"]["alt"] == figure.alt
 
