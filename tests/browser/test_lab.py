@@ -62,8 +62,10 @@ def test_from_the_landing_page_a_notebook_is_run_and_its_results_are_seen(lab, c
     notebook = lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
     run_all(lab)
 
+    lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator").hover()
+    lab.get_by_role("button", name="Jump to cell").click()
     status = notebook.get_by_text(re.compile(r"launch 1 of 1 on 2 ranks: (ranks start|(4|64) KiB, size . of 2)"))
-    expect(status).to_be_visible(timeout=WAIT_MS)
+    expect(status).to_be_in_viewport(timeout=WAIT_MS)
     expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Busy")
     expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=RUN_ALL_MS)
     expect(status).to_have_count(1)  # replaced in its place
