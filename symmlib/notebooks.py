@@ -118,6 +118,9 @@ def begin(name: str, namespace: dict) -> Run:
     With `run_dir` empty, as by hand in JupyterLab or under plain papermill, a new run of the profile `interactive` is
     made. Raises `UsageError` if papermill set a parameter that does not exist, or any parameter has a wrong type.
     """
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)  # reasons are read to their ends
     known = parameters_of(name)
     injected = {key: namespace.get(key) for key in _injected(namespace.get("In", []))}
     settings = {key: namespace[key] for key in known if key in namespace}
