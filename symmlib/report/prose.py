@@ -3,7 +3,6 @@
 from html import escape
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 
 def prose(*sentences: str) -> "Prose":
@@ -11,10 +10,9 @@ def prose(*sentences: str) -> "Prose":
     return Prose(sentences)
 
 
-def listed(table: pd.DataFrame) -> Styler:
-    """`table`, of words, to be read from the left; without its index."""
-    left = [{"selector": "th, td", "props": "text-align: left"}]
-    return table.style.hide(axis="index").set_table_styles(left)
+def listed(table: pd.DataFrame) -> "Listed":
+    """What a cell ends with to show `table`, of words, to be read from the left; without its index."""
+    return Listed(table)
 
 
 class Prose:
@@ -28,3 +26,17 @@ class Prose:
 
     def _repr_html_(self) -> str:
         return "".join(f"<p>{escape(sentence)}</p>" for sentence in self.sentences)
+
+
+class Listed:
+    """A table of words. Made by `listed`."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+
+    def __repr__(self) -> str:
+        return self.table.to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        left = [{"selector": "th, td", "props": "text-align: left"}]
+        return self.table.style.hide(axis="index").set_table_styles(left).to_html()

@@ -13,5 +13,6 @@ def test_sentences_are_paragraphs_in_a_page_and_lines_in_a_text():
 
 def test_a_table_of_words_is_whole_and_stands_on_the_left():
     reason = "0.2 requests in flight in the second quarter, 0.3 in the last; " * 4
-    page = listed(pd.DataFrame({"gate": ["no growing queue"], "reason": [reason]})).to_html()
-    assert reason in page and "text-align: left" in page and "no growing queue" in page
+    shown = listed(pd.DataFrame({"gate": ["no growing queue"], "reason": [reason]}))
+    assert reason in shown._repr_html_() and "text-align: left" in shown._repr_html_()
+    assert "no growing queue" in repr(shown)
