@@ -54,12 +54,11 @@ def path_of(name: str) -> Path:
 
 def parameters_of(name: str) -> dict[str, Parameter]:
     """The parameters of the notebook `name`, by name, read from its tagged cell."""
-    cells = json.loads(path_of(name).read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell for cell in _cells(name) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise SymmlibError(f"{path_of(name)} has {len(tagged)} cells tagged 'parameters'; it needs exactly one.")
     parameters = {}
-    for node in ast.parse("".join(tagged[0]["source"])).body:
+    for node in ast.parse(_source(tagged[0])).body:
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
         default = ast.literal_eval(node.value)
         annotated = (
@@ -119,6 +118,9 @@ def begin(name: str, namespace: dict) -> Run:
     With `run_dir` empty, as by hand in JupyterLab or under plain papermill, a new run of the profile `interactive` is
     made. Raises `UsageError` if papermill set a parameter that does not exist, or any parameter has a wrong type.
     """
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)  # reasons are read to their ends
     known = parameters_of(name)
     injected = {key: namespace.get(key) for key in _injected(namespace.get("In", []))}
     settings = {key: namespace[key] for key in known if key in namespace}
@@ -140,14 +142,15 @@ def begin(name: str, namespace: dict) -> Run:
 
 
 class _HandRun:
-    """Keeps the only step of a run made by hand open until the next one begins or the kernel ends.
+    """Keeps the only step of a run made by hand open until the notebook's last cell has run.
 
-    It is ok if the last cell was.
+    If that never happens, until the next run begins or the kernel ends; then it is ok if the cell before was.
     """
 
     def __init__(self, run: Run, name: str, settings: dict):
         self._run = run
         self._error: BaseException | None = None
+        self._last = [_source(cell) for cell in _cells(name) if cell["cell_type"] == "code"][-1]
         self._shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if self._shell:
             self._shell.events.register("post_run_cell", self._note)
@@ -165,6 +168,8 @@ class _HandRun:
 
     def _note(self, result) -> None:
         self._error = result.error_before_exec or result.error_in_exec
+        if not self._error and result.info.raw_cell.strip() == self._last.strip():
+            _finish_by_hand()
 
 
 _by_hand: list[_HandRun] = []  # at most one: a kernel runs one notebook
@@ -174,6 +179,14 @@ _by_hand: list[_HandRun] = []  # at most one: a kernel runs one notebook
 def _finish_by_hand() -> None:
     while _by_hand:
         _by_hand.pop().finish()
+
+
+def _cells(name: str) -> list[dict]:
+    return json.loads(path_of(name).read_text(encoding="utf-8"))["cells"]
+
+
+def _source(cell: dict) -> str:
+    return "".join(cell["source"])
 
 
 def _injected(cells: list[str]) -> list[str]:

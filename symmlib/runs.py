@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parent.parent  # the checkout that holds notebooks/ and reports/
 MANIFEST = "manifest.json"
+REPORTS = "SYMMLIB_REPORTS"  # the reports directory of notebooks that `symmlib lab --reports-dir` opened
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -253,7 +254,12 @@ class Run:
 
 
 def default_reports_dir() -> Path:
-    """`reports/` of the checkout; of the current directory where symmlib is installed without one."""
+    """`reports/` of the checkout; of the current directory where symmlib is installed without one.
+
+    The environment variable SYMMLIB_REPORTS names another one.
+    """
+    if named := os.environ.get(REPORTS):
+        return Path(named)
     return (PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()) / "reports"
 
 

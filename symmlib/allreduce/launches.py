@@ -15,6 +15,7 @@ from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.communicators.gpu import ONE_GPU
 from symmlib.errors import SymmlibError
+from symmlib.live import Status, live
 from symmlib.mps import mps
 from symmlib.processes import ProcessGroup
 from symmlib.progress import duration, say
@@ -51,16 +52,25 @@ class Launches:
 
         Raises `SymmlibError`, with the end of its log, for a launch that ended while no backend was running.
         """
+        with live() as status:
+            self._run(plan, left_out, status)
+
+    def _run(self, plan: AllReducePlan, left_out: list[str], status: Status) -> None:
         path = write_text(self.raw / f"plan-{self.number + 1}.json", plan.dumps())
         done, seconds = 0, None
         while done < plan.launches and len(left_out) < len(plan.backends):
             self.number += 1
-            about = f" (about {duration(seconds)} each)" if seconds else ""
-            say(f"launch {done + 1} of {plan.launches} on {plan.world_size} ranks{about}")
+            place = f"launch {done + 1} of {plan.launches} on {plan.world_size} ranks"
+            say(place + (f" (about {duration(seconds)} each)" if seconds else ""))
             started = time.monotonic()
+            ends = started + seconds * (plan.launches - done) if seconds else None
             files = LaunchFiles(self.raw, self.number)
             arguments = [str(path), str(self.number), str(self.raw), "--without", ",".join(left_out)]
-            ended, log_tail = self._launch(plan, files, arguments)
+            shown = _Shown(status, place, plan.sizes, ends)
+            shown.at("ranks start")
+            ended, log_tail = torchrun(
+                self.worker, plan.world_size, files, arguments, stall_s=self.stall_s, one_gpu=plan.one_gpu, tell=shown
+            )
             now = files.reported()
             if not ended or now.get("doing") == CLOSING:  # what dies there has measured everything
                 if ended:
@@ -82,17 +92,23 @@ class Launches:
                 ]
             )
 
-    def _launch(self, plan: AllReducePlan, files: LaunchFiles, arguments: list[str]) -> tuple[str, str]:
-        """Run one launch to its end, as `torchrun`, saying which size it is at."""
 
-        def tell(now: dict, seen: dict) -> None:
-            if now.get("bytes") not in (None, seen.get("bytes")):
-                position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
-                say(f"  {format_size(now['bytes'])}, size {position}")
+@dataclass(frozen=True)
+class _Shown:
+    """Where a person sees which size the launch at `place` is at, and what is left until the moment `ends` (monotonic,
+    s; None while nobody knows)."""
 
-        return torchrun(
-            self.worker, plan.world_size, files, arguments, stall_s=self.stall_s, one_gpu=plan.one_gpu, tell=tell
-        )
+    status: Status
+    place: str
+    sizes: tuple[int, ...]
+    ends: float | None
+
+    def __call__(self, now: dict, seen: dict) -> None:
+        if now.get("bytes") is not None:
+            self.at(f"{format_size(now['bytes'])}, size {self.sizes.index(now['bytes']) + 1} of {len(self.sizes)}")
+
+    def at(self, position: str) -> None:
+        self.status.update(f"{self.place}: {position}", self.ends and self.ends - time.monotonic())
 
 
 def torchrun(
