@@ -2,7 +2,8 @@
 
 Models that are made here are Llamas with random weights (vLLM makes them, by `--load-format dummy`): worthless answers,
 but the same operations, messages and scheduling. `tiny`, of 4 layers, does that on a laptop's processor; `dummy-8b` and
-`dummy-70b` have the shapes of Llama 3.1, for GPUs to which no weights can be brought.
+`dummy-70b` have the shapes of Llama 3.1, for GPUs to which no weights can be brought. `arithmetic` is the one whose
+answers mean something: `arithmetic_model` trains it.
 """
 
 import json
@@ -13,6 +14,7 @@ from string import ascii_lowercase
 
 from symmlib.errors import UsageError
 from symmlib.runs import write_json
+from symmlib.serving import arithmetic_model
 from symmlib.serving.tokenizer import SPACE, write_tokenizer
 
 TINY = "tiny"
@@ -52,7 +54,7 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WHAT_IS_ONE = (
-    "Give 'tiny', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
+    "Give 'tiny', 'arithmetic', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
     "meta-llama/Llama-3.1-70B-Instruct."
 )
 
@@ -68,9 +70,12 @@ class Model:
 
 def find_model(name: str, place: Path | None = None) -> Model:
     """The model that an experiment calls `name`; one of ours is made in the directory `place`, if that is given.
+    (`arithmetic`, which is kept for all experiments of this machine, is made where it is kept.)
 
     Raises `UsageError` for a directory without a config.json, and for what is neither a directory nor a hub id.
     """
+    if name == arithmetic_model.NAME:
+        return Model(str(arithmetic_model.trained()) if place else name, dummy=False, local=True)
     if name in _SHAPES:
         return Model(str(make_model(place, name)) if place else name, dummy=True, local=True)
     try:

@@ -30,7 +30,8 @@ LOSSES = (
 )
 ASKED = " How many {things} does {name} have now?"
 WORKED = "{name} has {a} {sign} {b} = {result} {things}.\n#### {result}"
-AS_ASKED = "Question: {question}\nAnswer: {answer}\n\n"  # how gsm8k's few-shot prompts put a problem, in lm-eval
+QUESTION = "Question: {question}\nAnswer:"  # how lm-eval's gsm8k asks
+SOLVED = QUESTION + " {answer}\n\n"  # ... and shows worked examples before that
 
 
 def problems(seed: int, *, held_out: bool) -> Iterator[dict[str, str]]:
