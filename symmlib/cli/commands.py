@@ -3,13 +3,14 @@
 import argparse
 
 from symmlib import __version__
-from symmlib.cli import allreduce, reports, routes, serving, suite
+from symmlib.cli import accuracy, allreduce, reports, routes, serving, suite
 
 COMMANDS = (
     suite.add_doctor,
     suite.add_run,
     allreduce.add,
     serving.add,
+    accuracy.add,
     routes.add,
     reports.add_report,
     reports.add_publish,

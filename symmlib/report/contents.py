@@ -31,17 +31,31 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "tp qps metric statistic baseline treatment predicted_ms measured_ms "
         "measured_low_ms measured_high_ms explained",
     ),
+    "accuracy": ("05_accuracy", "tp arm task filter n correct accuracy stderr"),
+    "accuracy_comparison": (
+        "05_accuracy",
+        "tp task filter baseline treatment n only_baseline only_treatment difference ci_low ci_high p_holm detectable "
+        "verdict note",
+    ),
+    "agreement_summary": (
+        "05_accuracy",
+        "tp baseline treatment prompts identical earliest_divergence largest_gap not_close verdict",
+    ),
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
 OPTIONAL_TABLES = {"noise_floor": ("04_serving", "metric statistic delta blocks cells")}  # most runs have none
-FOLLOWS = {"prediction": "comparison"}  # is not missed where that, on which it rests, is not there
+FOLLOWS = {  # a table is not missed where that on which it rests is not there
+    "prediction": "comparison",
+    "accuracy_comparison": "accuracy",
+    "agreement_summary": "accuracy",
+}
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
-TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source", "task", "filter", "note"]
 
 
 @dataclass

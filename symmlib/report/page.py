@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import accuracy, contents, prediction, sections, style, timings
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
@@ -29,6 +29,7 @@ SECTIONS = {
     "tiles": sections.tiles,
     "serving": sections.serving,
     "prediction": prediction.explained,
+    "accuracy": accuracy.answers,
     "allreduce": timings.allreduce,
     "routes": timings.routes,
     "published": sections.beside_published,
@@ -40,6 +41,7 @@ NEEDED = {  # section: (what is absent where the section is left out, of which o
     "allreduce": ("all-reduce results", ("plots",)),
     "routes": ("routing table", ("plots",)),
     "gates": ("gates", ("table",)),
+    "accuracy": ("accuracy results", ("scores",)),
 }
 
 

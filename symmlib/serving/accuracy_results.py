@@ -24,7 +24,7 @@ def write_results(experiment: "AccuracyExperiment", done: list["AccuracyTurn"], 
                if gate["status"] != "valid"}  # fmt: skip
     items = [analysis.items_of(samples(turn), tp=turn.tp, arm=turn.arm.name, task=_task(turn)) for turn in done]
     items = pd.concat(items, ignore_index=True) if items else pd.DataFrame(columns=analysis.ITEM_COLUMNS)
-    pairs = experiment.serving.pairs()
+    pairs = [(experiment.baseline, arm.name) for arm in experiment.arms if arm.name != experiment.baseline]
     comparison = analysis.compare(items, pairs, experiment.floor, invalid)
     write_csv(results / "accuracy.csv", analysis.accuracy(items))
     write_csv(results / "accuracy_items.csv", items)
