@@ -18,8 +18,8 @@ PUBLISHED = {"flexible-extract": (0.95, 0.0219), "strict-match": (0.90, 0.0302)}
 PUBLISHED_ITEMS = 100
 HOW = (
     "Paired items: answers that were right and became wrong (lost), or the reverse (won). The interval is Tango's for "
-    "paired proportions (95 %), p McNemar's exact, adjusted by Holm over the arms. Beside “no change detected” stands the "
-    "smallest loss that so many items show four times in five"
+    "paired proportions (95 %), p McNemar's exact, adjusted by Holm over the arms. Beside “no change detected” stands "
+    "the smallest loss that so many items show four times in five"
 )
 
 
