@@ -26,7 +26,7 @@ from symmlib.serving import tokenizer, word_problems
 NAME = "arithmetic"
 SHOTS = 5  # worked examples before the question, as gsm8k is asked
 SEED = 20759
-STEPS = 650
+STEPS = 900
 BATCH = 8  # texts a step, each of SHOTS + 1 problems
 LEARNING_RATE = 5e-3
 WARMUP = 40  # steps
@@ -149,7 +149,7 @@ def _words() -> list[str]:
     texts = [*word_problems.GAINS, *word_problems.LOSSES, word_problems.ASKED, word_problems.WORKED]
     known = {word for text in texts for word in text.split() if word.isalpha() and len(word) > 1}
     names = [*word_problems.NAMES, *word_problems.THINGS, *sorted(known)]
-    return [*(f" {word}" for word in [*names, *"0123456789+-="]), "Question", "Answer", "##"]
+    return [*(f" {word}" for word in [*names, *"0123456789+-="]), "Question", "Answer", "####"]
 
 
 if __name__ == "__main__":
