@@ -1,15 +1,18 @@
 """An accuracy experiment before any server starts: what it refuses, its task, its prompts, its tables."""
 
+import http.server
 import json
+import threading
 
 import pandas as pd
 import pytest
 import yaml
 
+from symmlib.analysis import accuracy as analysis
 from symmlib.errors import UsageError
 from symmlib.serving import accuracy_task, agreement, word_problems
 from symmlib.serving.accuracy import AccuracyExperiment, AccuracyTurn
-from symmlib.serving.accuracy_results import write_results
+from symmlib.serving.accuracy_results import samples, write_results
 from symmlib.serving.arms import Arm
 from symmlib.serving.turns import take_up
 
@@ -118,3 +121,46 @@ def test_a_killed_experiment_goes_on_after_the_last_whole_server(tmp_path):
     (turns[1].place / "turn.json").unlink()
     assert take_up(turns, experiment, tmp_path, {"hash": "a"}) == turns[1:]
     assert turns[0].is_whole(experiment) and not turns[1].place.exists()
+
+
+class AlwaysThree(http.server.BaseHTTPRequestHandler):
+    """A stand-in for a server: whatever is asked, the answer is 3."""
+
+    asked: list[dict] = []
+
+    def do_POST(self):
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        choice = {"index": 0, "text": " That is 3.\n#### 3", "finish_reason": "stop"}
+        body = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_lm_eval_asks_a_server_the_items_and_its_numbers_are_ours(tmp_path):
+    task = accuracy_task.prepare("word_problems", tmp_path / "task", items=30)
+    turn = AccuracyTurn(1, 2, Arm("gloo", "gloo"), tmp_path / "tp2-gloo")
+    turn.place.mkdir()
+    counts: list[int] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AlwaysThree) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = {"url": f"http://127.0.0.1:{server.server_port}", "model": "m", "limit": 30, "shots": 5}
+        asked |= {"concurrency": 4, "max_new_tokens": 20, "output": str(turn.output)}
+        with accuracy_task.Evaluator(task, tmp_path / "client.log", tmp_path / "scratch") as evaluator:
+            evaluator.evaluate(asked, tmp_path / "lm_eval.log", 240, counts.append)
+        server.shutdown()
+    assert len(AlwaysThree.asked) == 30
+    for request in AlwaysThree.asked:
+        assert request["prompt"].count("Question:") == 6 and request["prompt"].endswith("\nAnswer:")
+        assert (request["temperature"], request["max_tokens"]) == (0, 20)
+    ours = analysis.accuracy(analysis.items_of(samples(turn), tp=2, arm="gloo", task=task.name)).set_index("filter")
+    (theirs,) = (json.loads(path.read_text())["results"][task.name] for path in turn.output.rglob("results_*.json"))
+    for name in ("strict-match", "flexible-extract"):
+        assert ours.accuracy[name] == pytest.approx(theirs[f"exact_match,{name}"])
+        assert ours.stderr[name] == pytest.approx(theirs[f"exact_match_stderr,{name}"])
+    assert 0 < ours.accuracy["strict-match"] < 1 and counts[-1] == 30
