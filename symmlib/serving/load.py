@@ -52,9 +52,13 @@ GREEDY_TOKENS = 16
 
 
 class Client:
-    """A process that runs `vllm bench serve` when asked; it starts at once and imports vLLM in the background."""
+    """A process that runs `vllm bench serve` when asked; it starts at once and imports vLLM in the background.
 
-    def __init__(self, log: Path):
+    `program`: a Python file whose function `job` it runs in place of that (see `client`). `env`: changes to this
+    process's environment.
+    """
+
+    def __init__(self, log: Path, program: Path | None = None, env: dict[str, str | None] | None = None):
         self._directory = tempfile.TemporaryDirectory(prefix="symmlib-")
         address = Path(self._directory.name) / "client"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -62,8 +66,9 @@ class Client:
         self._listener.listen(1)
         self._lines = None
         argv = [sys.executable, "-P", str(Path(__file__).with_name("client.py")), str(address)]
-        env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
-        self._group = ProcessGroup(argv, log=log, env=env)
+        argv += [str(program)] if program else []
+        ours = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
+        self._group = ProcessGroup(argv, log=log, env={**ours, **(env or {})})
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported vLLM; raises `SymmlibError`, with the end of its log, if it ends instead."""
@@ -79,10 +84,20 @@ class Client:
         Its output goes to `place`.log, what is sent when to `place`.schedule.json. `on_progress` is called about twice
         a second with the number of requests that have finished, and at the end.
         """
-        self.wait_until_ready()
         log, schedule = (place.resolve().with_name(f"{place.name}{end}") for end in (".log", SCHEDULE))
+        self.do({"arguments": arguments, "schedule": str(schedule)}, log, timeout_s, "`vllm bench serve`", on_progress)
+
+    def do(
+        self, job: dict, log: Path, timeout_s: float, what: str, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Run one `job` with its output in the file `log`; raises `SymmlibError`, which calls it `what`, if it fails.
+
+        `on_progress`: as `bench` has it.
+        """
+        self.wait_until_ready()
+        log = log.resolve()
         log.unlink(missing_ok=True)  # an earlier one would be read until the new one is there
-        job = {"arguments": arguments, "log": str(log), "schedule": str(schedule)}
+        job = {**job, "log": str(log)}
         try:
             self._lines.write(json.dumps(job) + "\n")
             self._lines.flush()
@@ -91,7 +106,7 @@ class Client:
         report = (lambda: on_progress(finished_requests(log))) if on_progress else (lambda: None)
         if (status := self._answer(timeout_s, report)) != "0":
             end = _last_lines(log)
-            raise SymmlibError(f"`vllm bench serve` failed with status {status}. The end of its log {log}:\n{end}")
+            raise SymmlibError(f"{what} failed with status {status}. The end of its log {log}:\n{end}")
 
     def members(self) -> list[int]:
         """The process ids of the client and of a measurement that is running."""

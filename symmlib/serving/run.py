@@ -53,7 +53,7 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
     own_table = Path(out) / "routing.toml"
-    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session = Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
     with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         experiment, turns = session.experiment, all_turns(session.experiment, raw)
@@ -109,7 +109,7 @@ def write_tables(
     return comparison
 
 
-class _Session:
+class Session:
     """One running experiment: what it needs, found and checked before the first server starts."""
 
     def __init__(self, experiment: ServingExperiment, raw: Path, routing_table: Path | None):
@@ -163,7 +163,7 @@ class _Session:
         say(f"{describe(self.model)}; {len(turns)} servers to start, {rates} requests/s on each")
         began = time.monotonic()
         with ExitStack() as stack:
-            standby = stack.enter_context(self._prepare(turns[0]))
+            standby = stack.enter_context(self.prepare(turns[0]))
             for number, turn in enumerate(turns):
                 left_s = (time.monotonic() - began) / number * (len(turns) - number) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
@@ -173,9 +173,9 @@ class _Session:
                 status.update(f"{place}: its server starts", left_s)
                 with standby as running:
                     running.wait_until_imported()
-                    commands = [self._start(running, turn)]
+                    commands = [self.start(running, turn)]
                     if number + 1 < len(turns):
-                        standby = stack.enter_context(self._prepare(turns[number + 1]))
+                        standby = stack.enter_context(self.prepare(turns[number + 1]))
                     ready_s = running.wait_until_ready(self.experiment.ready_timeout_s)
                     client.wait_until_ready()
                     standby.wait_until_imported()
@@ -188,7 +188,7 @@ class _Session:
                 turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
                 yield turn
 
-    def _prepare(self, turn: Turn) -> server.Server:
+    def prepare(self, turn: Turn) -> server.Server:
         turn.trace.mkdir(parents=True)
         label = f"vLLM's server for {turn.arm.name} at TP={turn.tp}"
         env = {**self._environment(turn), claim.MARK: str(self.raw.resolve())}
@@ -198,7 +198,7 @@ class _Session:
         table = self.routing_table
         return server.environment(self.model, turn.arm, turn.tp, self.kind, trace=turn.trace, routing_table=table)
 
-    def _start(self, running: server.Server, turn: Turn) -> str:
+    def start(self, running: server.Server, turn: Turn) -> str:
         """Let the server start; returns the same as a command for a shell."""
         port = self.experiment.port or server.free_port()
         argv = server.command(self.experiment, self.model, turn.arm, turn.tp, port, self.kind)

@@ -76,7 +76,7 @@ def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: d
     except (OSError, ValueError, AttributeError):
         same = False
     kept = [turn for turn in turns if same and turn.is_whole(experiment)]
-    if not same and any(raw.glob(f"block-*/*/{WHOLE}")):
+    if not same and any(raw.rglob(WHOLE)):
         names = (raw.with_name(f"{raw.name}-before-{number}") for number in itertools.count(1))
         aside = next(place for place in names if not place.exists())
         raw.rename(aside)
