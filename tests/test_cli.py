@@ -11,6 +11,7 @@ import pytest
 
 from symmlib import cli
 from symmlib.analysis.words import ONE_GPU_BANNER
+from symmlib.cli.commands import parser
 from symmlib.runs import write_csv
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
@@ -53,7 +54,7 @@ def refused(tmp_path):
 )  # fmt: skip
 def test_every_command_says_how_it_is_used(command, capsys):
     with pytest.raises(SystemExit) as left:
-        cli._parser().parse_args([*command.split(), "--help"])
+        parser().parse_args([*command.split(), "--help"])
     assert left.value.code == 0 and capsys.readouterr().out.startswith(f"usage: symmlib {command}".rstrip())
 
 

@@ -4,9 +4,10 @@
 makes reports.
 """
 
+from symmlib.report.compare import compare
 from symmlib.report.index import make_index
 from symmlib.report.page import make_report
 from symmlib.report.publish import publish
 from symmlib.report.tables import captioned
 
-__all__ = ["captioned", "make_index", "make_report", "publish"]
+__all__ = ["captioned", "compare", "make_index", "make_report", "publish"]

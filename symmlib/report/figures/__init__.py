@@ -11,6 +11,7 @@ from symmlib.report.figures.published import published_pr20759
 from symmlib.report.figures.roofline import roofline
 from symmlib.report.figures.routing import held_out
 from symmlib.report.figures.serving import effects, ttft_tpot
+from symmlib.report.figures.unpaired import unpaired_ratios
 
 __all__ = [
     "bus_bandwidth",
@@ -22,4 +23,5 @@ __all__ = [
     "roofline",
     "routes",
     "ttft_tpot",
+    "unpaired_ratios",
 ]

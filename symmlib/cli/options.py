@@ -1,0 +1,35 @@
+"""Arguments that several commands share, and the types of those that argparse has none for."""
+
+import argparse
+from pathlib import Path
+
+
+def add_command(commands, call, text: str, name: str | None = None) -> argparse.ArgumentParser:
+    """A subcommand of `commands` that calls `call`; `text` is its line of help, `name` its name if not `call`'s."""
+    command = commands.add_parser(name or call.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(call=call)
+    return command
+
+
+def add_reports_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reports-dir", type=path, metavar="DIR", help="where runs/ is (default: reports/)")
+
+
+def add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=path, metavar="DIR", help="where raw/ and results/ go (default: a new run)")
+
+
+def world_size(text: str) -> int | list[int]:
+    """One number of ranks, or several by commas."""
+    try:
+        first, *others = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of ranks nor several, such as 2,4,8") from None
+    return [first, *others] if others else first
+
+
+def path(text: str) -> Path:
+    """A path from the command line; an empty one, such as an unset variable leaves, would be the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)

@@ -1,0 +1,75 @@
+"""`symmlib serve` and `serve import`: serving experiments, our own and others'."""
+
+from symmlib.cli.options import add_command, add_out, path
+from symmlib.cli.output import output, short
+from symmlib.errors import UsageError
+
+
+def add(commands) -> None:
+    command = add_command(commands, serve, "serve with vLLM under every arm of a profile, and compare")
+    command.add_argument("--profile", default="cpu", help="the profile whose 04_serving section to run (default cpu)")
+    command.add_argument("--routing-table", type=path, metavar="FILE", help="what the arm `router` obeys")
+    command.add_argument("--aa", nargs="?", const="", metavar="ARM", help="serve ARM (by default the baseline) as both "
+                         "arms: what two equal arms differ by is noise, and bounds what later experiments of this load "
+                         "call a change")  # fmt: skip
+    command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
+    add_out(command)
+    others = command.add_subparsers(metavar="import", required=False)
+    command = add_command(others, serve_import, "add what another load generator measured to the same tables", "import")
+    command.add_argument("file", type=path, metavar="FILE", help="JSON of GuideLLM or vllm bench serve, or AIPerf's "
+                         "profile_export.jsonl")  # fmt: skip
+    command.add_argument("--arm", required=True, metavar="NAME", help="the server configuration, as tables call it")
+    command.add_argument("--tp", type=int, required=True, help="its tensor-parallel size")
+    command.add_argument("--qps", type=float, required=True, help="the request rate that was asked for")
+    command.add_argument("--block", type=int, default=1, help="the repetition that it belongs to (default 1)")
+    command.add_argument("--baseline", default="", metavar="NAME", help="what the others are compared with (by default "
+                         "the arm that was imported first)")  # fmt: skip
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="where raw/ and results/ are")
+
+
+def serve(arguments) -> int:
+    from symmlib import profiles
+    from symmlib.serving import ServingExperiment, dry_run, predict, run_experiment
+
+    profile = profiles.load(arguments.profile)
+    if "04_serving" not in profile.parameters:
+        raise UsageError(f"the profile {profile.name} has no section 04_serving, which says what to serve.")
+    parameters = profile.parameters["04_serving"]
+    experiment = ServingExperiment.of(parameters)
+    if arguments.aa is not None:
+        experiment = experiment.a_a(arguments.aa or experiment.baseline)
+        named = {"arms": [arm.as_dict() for arm in experiment.arms]}
+        parameters |= named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
+    if arguments.dry_run:
+        print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
+        return 0
+    with output(arguments.out, "serve" if arguments.aa is None else "serve-aa", {"04_serving": parameters}) as out:
+        try:
+            comparison = run_experiment(experiment, out, arguments.routing_table)
+        except KeyboardInterrupt:
+            print(f"\nWhat is complete: {short(out / 'results')}. The same command with --out goes on from there.")
+            raise
+        predict(out)
+    print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    print(f"\nResults: {short(out / 'results')}")
+    return 0
+
+
+def serve_import(arguments) -> int:
+    from symmlib.serving.imported import import_results
+
+    comparison = import_results(
+        arguments.file,
+        arguments.out,
+        arm=arguments.arm,
+        tp=arguments.tp,
+        qps=arguments.qps,
+        block=arguments.block,
+        baseline=arguments.baseline,
+    )
+    if comparison.empty:
+        print("Kept. With a second arm in the same block and cell there is something to compare.")
+    else:
+        print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    print(f"\nResults: {short(arguments.out / 'results')}")
+    return 0

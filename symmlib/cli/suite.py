@@ -1,0 +1,87 @@
+"""`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
+
+import os
+import sys
+
+from symmlib import progress
+from symmlib.cli.options import add_command, add_reports_dir, path
+from symmlib.cli.output import short
+from symmlib.errors import UsageError
+
+
+def add_doctor(commands) -> None:
+    command = add_command(commands, doctor, "what this machine can run, and why not what it can't")
+    add_reports_dir(command)
+
+
+def add_run(commands) -> None:
+    command = add_command(commands, run, "execute a profile's notebooks and make the report")
+    command.add_argument("profile", nargs="?", metavar="PROFILE", help="a shipped profile, or a YAML file such as a "
+                         "run's params.yaml; by default the one that suits this machine")  # fmt: skip
+    command.add_argument("--resume", type=path, metavar="RUN_DIR", help="go on with this run; skip what is done")
+    add_reports_dir(command)
+
+
+def add_lab(commands) -> None:
+    command = add_command(commands, lab, "open JupyterLab on the notebooks, on 127.0.0.1 with its token")
+    command.add_argument(
+        "options", nargs="*", metavar="OPTION", help="for JupyterLab, after --, such as -- --no-browser"
+    )
+
+
+def doctor(arguments) -> int:
+    from symmlib import doctor
+
+    checks = doctor.examine(arguments.reports_dir)
+    print(doctor.table(checks))
+    name = doctor.default_profile()
+    if doctor.can_run(checks):
+        print(f"\nThis machine can run the profile {name}: make report")
+        return 0
+    missing = [check.name for check in checks if check.needed and not check.ok]
+    print(f"\nThis machine cannot run the profile {name} yet. Missing: {', '.join(missing)}.")
+    return 1
+
+
+def run(arguments) -> int:
+    from symmlib import doctor, profiles, suite
+    from symmlib.runs import Run
+
+    if arguments.resume and arguments.profile is not None:
+        raise UsageError("--resume goes on with a run's own params.yaml: give no profile with it.")
+    resume = Run.open(arguments.resume) if arguments.resume else None
+    name = arguments.profile
+    if name is None:
+        name = resume.path / "params.yaml" if resume else doctor.default_profile()
+    profile = profiles.load(name)
+    suite.validate(profile)
+    if resume is None and (resume := suite.unfinished(name, profile)):
+        progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
+    finished = suite.run_profile(profile, reports_dir=arguments.reports_dir, resume=resume)
+    page = suite.report(finished)
+    manifest = finished.manifest
+    failed = {name: step for name, step in manifest["steps"].items() if step["status"] != "ok"}
+    print()
+    for sentence in suite.verdicts(finished):
+        print(sentence)
+    for name, step in failed.items():
+        print(f"FAILED {name}: {step.get('reason', 'it was not finished')}")
+    if failed:
+        print(f"Try again what failed: symmlib run --resume {short(finished.path)}")
+    elif manifest["status"] == "invalid":
+        failed_checks = sum(gate["status"] != "valid" for gate in manifest["gates"])
+        print(f"INVALID: {failed_checks} of the checks in {short(finished.results / 'gates.csv')} failed")
+    print(f"\nReport: {short(page)} ({progress.duration(progress.elapsed_s())})")
+    return 1 if failed else 0
+
+
+def lab(arguments) -> int:
+    from symmlib import notebooks
+
+    command = [sys.executable, "-m", "jupyterlab", str(notebooks.DIRECTORY), "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.root_dir={notebooks.DIRECTORY}"]
+    if os.geteuid() == 0:  # the usual user of a container; the server answers this machine alone, and wants a token
+        command += ["--allow-root"]
+    command += arguments.options
+    # In this process's place: Ctrl-C, and the question that Jupyter asks then, belong to it.
+    os.execve(command[0], command, {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"})
