@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from symmlib.analysis import words
 from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
 STATUS_WORDS = {
@@ -49,6 +50,7 @@ def make_report(run_dir: Path) -> Path:
     `run_dir` is no run's directory or cannot be written.
     """
     run = contents.read(Path(run_dir))
+    run.missing += make_notebook_pages(run)
     made, unmade = _make_sections(run)
     page = environment().get_template("report.html")
     html = page.render(

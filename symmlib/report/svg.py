@@ -93,7 +93,14 @@ def titled(figure: Figure, format: str) -> bytes:
 
 def inline(figure: Figure, name: str) -> str:
     """The figure as one `<svg>` element for a page that shows `finding` as its heading; `name` keeps its ids apart."""
-    svg = _render(figure, "svg", facecolor="none").decode()
+    return adopted(_render(figure, "svg", facecolor="none").decode(), name, figure.finding, figure.alt)
+
+
+def adopted(svg: str, name: str, title: str, description: str) -> str:
+    """An SVG file of matplotlib's as one `<svg>` element of a page: in its colours, named for those who do not see it.
+
+    `name` keeps its ids apart in the page; `title` and `description` are plain text.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -101,7 +108,7 @@ def inline(figure: Figure, name: str) -> str:
     head = (
         f'<svg class="plot" role="img" aria-labelledby="{name}-title {name}-desc" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width: {width * CSS_PIXELS_PER_PT:.0f}px">'
-        f'<title id="{name}-title">{escape(figure.finding)}</title><desc id="{name}-desc">{escape(figure.alt)}</desc>'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     )
     svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
     return _themed(_prefixed(svg, name))
