@@ -4,8 +4,9 @@
     .venv/bin/python scripts/fuzz.py --seconds 600                # shared out among all properties
     .venv/bin/python scripts/fuzz.py --seconds 60 routing_table   # or one or some of them, by name
 
-Hypothesis turns the fuzzer's bytes into documents (`fuzz_one_input`), so structures change rather than letters. What was found interesting is kept in `--corpus` and searched from the next time. A finding is printed once for each
-place in the code that it comes from, with its value, and the search goes on; the exit status is 1 if there was one.
+Hypothesis turns the fuzzer's bytes into documents (`fuzz_one_input`), so structures change rather than letters. What
+was found interesting is kept in `--corpus` and searched from the next time. A finding is printed once for each place in
+the code that it comes from, with its value, and the search goes on; the exit status is 1 if there was one.
 """
 
 import argparse
