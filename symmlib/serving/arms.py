@@ -89,7 +89,7 @@ def require_server_args(arguments: tuple[str, ...]) -> None:
     if secret := secret_in(arguments):
         raise UsageError(
             f"server_args must not set {secret}: they are kept in the run's files. Set an environment variable "
-            "instead (HF_TOKEN); an API key is not needed, the server answers this machine alone."
+            "instead (HF_TOKEN); an API key is not needed, each server gets one that nobody else knows."
         )
 
 
