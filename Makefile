@@ -20,6 +20,7 @@ report: setup
 	@.venv/bin/symmlib run $(PROFILE)
 
 test: setup
+	@scripts/browser.sh
 	@.venv/bin/python -m pytest $(TESTS)
 
 test-gpu: setup

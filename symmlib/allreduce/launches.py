@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,30 +83,54 @@ class Launches:
             )
 
     def _launch(self, plan: AllReducePlan, files: LaunchFiles, arguments: list[str]) -> tuple[str, str]:
-        """Run one launch to its end. Returns what became of it ('' if all went well) and the end of its log."""
-        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
-        argv += [f"--nproc-per-node={plan.world_size}", f"--log-dir={logs}", "-m", self.worker, *arguments]
-        environment = dict(ENVIRONMENT)
-        with contextlib.ExitStack() as stack:
-            stack.callback(shutil.rmtree, logs, ignore_errors=True)
-            if plan.one_gpu:
-                # A new one for each launch: a rank that dies in a kernel leaves its MPS in a state that nobody knows.
-                environment |= SHARED_GPU | stack.enter_context(mps(files.log.with_suffix(".mps")))
-            group = stack.enter_context(ProcessGroup(argv, log=files.log, env=environment))
-            seen, moved = {}, time.monotonic()
-            while group.poll() is None:
-                now = files.reported()
-                if now != seen:
-                    if now.get("bytes") not in (None, seen.get("bytes")):
-                        position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
-                        say(f"  {format_size(now['bytes'])}, size {position}")
-                    seen, moved = now, time.monotonic()
-                elif time.monotonic() - moved > self.stall_s:
-                    return f"made no progress for {self.stall_s:g} s{_first_error(group)}", group.tail()
-                time.sleep(POLL_S)
-            status = group.poll()
-            return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()
+        """Run one launch to its end, as `torchrun`, saying which size it is at."""
+
+        def tell(now: dict, seen: dict) -> None:
+            if now.get("bytes") not in (None, seen.get("bytes")):
+                position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
+                say(f"  {format_size(now['bytes'])}, size {position}")
+
+        return torchrun(
+            self.worker, plan.world_size, files, arguments, stall_s=self.stall_s, one_gpu=plan.one_gpu, tell=tell
+        )
+
+
+def torchrun(
+    worker: str,
+    world_size: int,
+    files: LaunchFiles,
+    arguments: list[str],
+    *,
+    stall_s: float,
+    one_gpu: bool = False,
+    tell: Callable[[dict, dict], None] = lambda now, seen: None,
+) -> tuple[str, str]:
+    """One launch of the module `worker` on `world_size` ranks, to its end.
+
+    Returns what became of it ('' if all went well) and the end of its log. It is ended where `files.reported` stays the
+    same for `stall_s` seconds; `tell(now, seen)` is called with what is reported and what was before, at each change.
+    """
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
+    argv += [f"--nproc-per-node={world_size}", f"--log-dir={logs}", "-m", worker, *arguments]
+    environment = dict(ENVIRONMENT)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, logs, ignore_errors=True)
+        if one_gpu:
+            # A new one for each launch: a rank that dies in a kernel leaves its MPS in a state that nobody knows.
+            environment |= SHARED_GPU | stack.enter_context(mps(files.log.with_suffix(".mps")))
+        group = stack.enter_context(ProcessGroup(argv, log=files.log, env=environment))
+        seen, moved = {}, time.monotonic()
+        while group.poll() is None:
+            now = files.reported()
+            if now != seen:
+                tell(now, seen)
+                seen, moved = now, time.monotonic()
+            elif time.monotonic() - moved > stall_s:
+                return f"made no progress for {stall_s:g} s{_first_error(group)}", group.tail()
+            time.sleep(POLL_S)
+        status = group.poll()
+        return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()
 
 
 def device_key(plan: AllReducePlan) -> str:

@@ -49,9 +49,9 @@ def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: fl
     plan of which nothing at all could be timed. `worker` is the module that every rank runs. Raises `UsageError` for a
     plan that this machine has not the GPUs or the memory for.
     """
-    _require_room(plan)
+    require_room(plan)
     raw = Path(out) / "raw" / "allreduce"
-    with _alone(raw):
+    with alone(raw):
         return _measure(plan, raw, Path(out) / "results", worker, stall_s)
 
 
@@ -75,7 +75,7 @@ def _measure(plan: AllReducePlan, raw: Path, results: Path, worker: str, stall_s
 
 
 @contextlib.contextmanager
-def _alone(raw: Path) -> Iterator[None]:
+def alone(raw: Path) -> Iterator[None]:
     """Keep a second measurement from mixing its samples into these; raises `UsageError` if one is under way."""
     write_text(raw / ".writable", "").unlink()  # makes the directory, or says why not
     directory = os.open(raw, os.O_RDONLY)
@@ -90,7 +90,7 @@ def _alone(raw: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def _require_room(plan: AllReducePlan) -> None:
+def require_room(plan: AllReducePlan) -> None:
     """Raise `UsageError` for more ranks or larger messages than this machine has GPUs or memory for."""
     ranks, largest = max(plan.world_sizes), max(plan.sizes)
     if plan.device == "cuda":

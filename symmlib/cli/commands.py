@@ -3,12 +3,13 @@
 import argparse
 
 from symmlib import __version__
-from symmlib.cli import allreduce, reports, routes, serving, suite
+from symmlib.cli import allreduce, numerics, reports, routes, serving, suite
 
 COMMANDS = (
     suite.add_doctor,
     suite.add_run,
     allreduce.add,
+    numerics.add,
     serving.add,
     routes.add,
     reports.add_report,

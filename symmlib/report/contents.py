@@ -34,7 +34,13 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
-OPTIONAL_TABLES = {"noise_floor": ("04_serving", "metric statistic delta blocks cells")}  # most runs have none
+OPTIONAL_TABLES = {  # most runs have none
+    "noise_floor": ("04_serving", "metric statistic delta blocks cells"),
+    "numerics": ("05_accuracy", "backend world_size dtype inputs share_nearest p99_ulp max_ulp max_abs_error repeats "
+                 "identical_repeats identical_across_ranks same_bits_as status reason"),
+    "ulp_histogram": ("05_accuracy", "backend world_size dtype inputs ulp_from share"),
+    "special_values": ("05_accuracy", "backend world_size dtype case expected got promised ok"),
+}  # fmt: skip
 FOLLOWS = {"prediction": "comparison"}  # is not missed where that, on which it rests, is not there
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
@@ -42,6 +48,7 @@ EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended
 EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
 TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source"]
+TEXT_COLUMNS += ["inputs", "case", "expected", "got", "same_bits_as"]
 
 
 @dataclass
@@ -118,6 +125,17 @@ def read(run_dir: Path) -> Contents:
     step, columns = TABLES["allreduce_summary"]
     contents.tables["held_out"] = _table(contents, HELD_OUT, "03_routing", columns.split())
     contents.routes = _routes(contents)
+    return contents
+
+
+def glance(run_dir: Path, names: list[str]) -> Contents:
+    """As `read`, of `TABLES` only `names`: for who looks at hundreds of runs. What is not there is not told."""
+    path = Path(run_dir)
+    contents = Contents(path, read_manifest(path))
+    for name in names:
+        step, columns = TABLES[name]
+        there = (path / "results" / f"{name}.csv").is_file()
+        contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split()) if there else None
     return contents
 
 

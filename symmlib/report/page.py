@@ -2,7 +2,7 @@
 
 The order is that of a reader with ten seconds, then a minute, then an afternoon: the answer, the numbers, the
 evidence, what is missing, how to repeat it. A section that a run has nothing for is left out and named among what is
-missing. `sections`, `prediction` and `timings` gather the content, templates hold the structure.
+missing. `sections`, `prediction`, `timings` and `numerics` gather the content, templates hold the structure.
 """
 
 import re
@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, prediction, sections, style, timings
+from symmlib.report import contents, numerics, prediction, scripts, sections, style, timings
+from symmlib.report.entry import NO_ANSWER
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
@@ -23,7 +24,6 @@ STATUS_WORDS = {
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
 }
-NO_ANSWER = "No answer could be made of these results"
 SECTIONS = {
     "answer": sections.answer,
     "tiles": sections.tiles,
@@ -32,6 +32,7 @@ SECTIONS = {
     "allreduce": timings.allreduce,
     "routes": timings.routes,
     "published": sections.beside_published,
+    "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
 }
@@ -106,6 +107,7 @@ def environment() -> Environment:
         "no_such": lambda names: words.listed(f"no {name}" for name in names),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
+    made.globals |= {"script": scripts.script, "script_policy": lambda: Markup(scripts.script_policy())}
     return made
 
 

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from symmlib.analysis import numerics
+from symmlib.analysis.floats import accumulate, round_to
 from symmlib.analysis.prediction import PREDICTED_COLUMNS, beside, measured
 from symmlib.report import make_report
 from symmlib.routing import Route, RoutingTable, Table
@@ -112,6 +115,39 @@ def prediction(serving_summary, comparison) -> pd.DataFrame:
         for metric in ("ttft", "tpot")
     ]
     return beside(pd.DataFrame(predicted, columns=PREDICTED_COLUMNS), measured(serving_summary, pairs))
+
+
+@pytest.fixture(scope="session")
+def numerics_tables() -> dict[str, pd.DataFrame]:
+    """As `symmlib numerics` leaves them: gloo adds in the dtype, host/one_shot in fp32, vllm/shm was not there."""
+    ways = {"gloo": ("", "ring"), "host/one_shot": ("float32", "rank")}
+    summary, shown, special = [], [], []
+    for dtype in ("bfloat16", "float16"):
+        parts = np.random.default_rng(1).standard_normal((4, 800))
+        parts = round_to(parts, dtype)
+        for name, (within, order) in ways.items():
+            where = {"backend": name, "world_size": 4, "dtype": dtype, "inputs": "normal", "device": "cpu"}
+            result = accumulate(parts, dtype, within=within or dtype, order=order)
+            found = numerics.Found([["a"] * 100] * 4, {"a": result})
+            summary.append(where | numerics.judge(found, parts, dtype))
+            shown += [where | row for row in numerics.histogram_of(found, parts, dtype)]
+            case = {"case": "inf + 1", "expected": "inf", "got": "inf", "promised": name != "gloo", "ok": True}
+            odd = {"case": "smallest subnormal + 0", "expected": "1 smallest", "promised": name != "gloo"}
+            odd |= (
+                {"got": "0.0", "ok": False}
+                if (name, dtype) == ("gloo", "float16")
+                else {"got": "1 smallest", "ok": True}
+            )
+            special += [where | case, where | odd]
+        for way, rows in numerics.simulated(parts, dtype).items():
+            shown += [{**where, "backend": way, "device": "simulated"} | row for row in rows]
+    absent = {"backend": "vllm/shm", "world_size": 4, "dtype": "bfloat16", "status": "unavailable"}
+    summary.append({**absent, "device": "cpu", "reason": "vLLM is not installed in this environment"})
+    return {
+        "numerics": pd.DataFrame(summary, columns=numerics.SUMMARY_COLUMNS),
+        "ulp_histogram": pd.DataFrame(shown, columns=numerics.HISTOGRAM_COLUMNS),
+        "special_values": pd.DataFrame(special, columns=numerics.SPECIAL_COLUMNS),
+    }
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 
 
 @pytest.fixture
-def drawn(allreduce_summary, serving_summary, comparison, prediction) -> dict:
+def drawn(allreduce_summary, serving_summary, comparison, prediction, numerics_tables) -> dict:
     """Every figure, as a function of `compact`."""
     sizes = sorted(allreduce_summary.bytes.unique())
     chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
@@ -28,6 +28,7 @@ def drawn(allreduce_summary, serving_summary, comparison, prediction) -> dict:
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
         "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
         "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
+        "numerics": lambda **options: figures.numerics(numerics_tables["ulp_histogram"], **options),
         "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
     }
 

@@ -6,6 +6,7 @@ a phone: one column of panels, the key above.
 """
 
 from symmlib.report.figures.allreduce import bus_bandwidth, latency, routes
+from symmlib.report.figures.numerics import numerics
 from symmlib.report.figures.prediction import predicted_beside_measured
 from symmlib.report.figures.published import published_pr20759
 from symmlib.report.figures.roofline import roofline
@@ -18,6 +19,7 @@ __all__ = [
     "effects",
     "held_out",
     "latency",
+    "numerics",
     "predicted_beside_measured",
     "published_pr20759",
     "roofline",
