@@ -4,7 +4,7 @@ PROFILE ?=
 STACK ?= auto
 TESTS ?= tests
 
-export PYTHON
+export PYTHON HASHES
 
 .PHONY: help report test test-gpu lab doctor setup
 

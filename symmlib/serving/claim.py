@@ -34,10 +34,11 @@ def alone(devices: list[str], raw: Path, holder: str) -> Iterator[None]:
     whatever ends this process.
     """
     place = Path(tempfile.gettempdir()) / f"symmlib-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
     found = place.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UsageError(f"{place} is not a directory of this user's. Remove it, or set TMPDIR to another place.")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UsageError(f"{place} is not a directory of this user's alone. Remove it, or set TMPDIR to another place.")
     with contextlib.ExitStack() as locks:
         directory = f"directory-{hashlib.sha256(str(raw.resolve()).encode()).hexdigest()[:16]}"
         for device in [directory, *devices]:

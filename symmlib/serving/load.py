@@ -20,6 +20,7 @@ from pathlib import Path
 from symmlib.errors import SymmlibError
 from symmlib.processes import ProcessGroup
 from symmlib.runs import write_json
+from symmlib.serving import access
 from symmlib.serving.experiment import WARMUP_SEED, ServingExperiment
 from symmlib.serving.model import Model
 from symmlib.serving.workload import dataset_arguments
@@ -68,6 +69,7 @@ class Client:
         argv = [sys.executable, "-P", str(Path(__file__).with_name("client.py")), str(address)]
         argv += [str(program)] if program else []
         ours = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
+        ours[access.CLIENT] = access.KEY
         self._group = ProcessGroup(argv, log=log, env={**ours, **(env or {})})
 
     def wait_until_ready(self) -> None:
@@ -223,7 +225,8 @@ def _last_lines(log: Path, lines: int = 20) -> str:
 
 
 def _post(url: str, body: dict) -> dict:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **access.headers()}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             return json.load(response)

@@ -21,7 +21,7 @@ from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
 from symmlib.runs import write_json
-from symmlib.serving import claim
+from symmlib.serving import access, claim
 from symmlib.serving.arms import VLLM_DEFAULT, Arm
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import Model
@@ -44,6 +44,7 @@ def command(experiment: ServingExperiment, model: Model, arm: Arm, tp: int, port
     """The `vllm serve` command of one arm; `kind` is `platform()`."""
     argv = ["vllm", "serve", model.name]
     argv += ["--tensor-parallel-size", str(tp), "--host", HOST, "--port", str(port)]
+    argv += ["--allowed-origins", "[]"]  # no page of another origin may read what it answers, as some vLLMs let
     argv += ["--max-model-len", str(experiment.max_model_len), "--no-enable-prefix-caching"]
     if model.dummy:
         argv += ["--load-format", "dummy"]
@@ -69,7 +70,7 @@ def environment(
         "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,
         "SYMMLIB_ROUTING_TABLE": table,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
-        "VLLM_API_KEY": None,  # the server answers this machine alone, and the load generator sends no key
+        access.SERVER: access.KEY,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": HOST,
         "GLOO_SOCKET_IFNAME": "lo",
@@ -224,7 +225,8 @@ class Server:
 
 
 def shell(argv: list[str], env: dict[str, str | None]) -> str:
-    """One line for a shell that starts the same server."""
+    """One line for a shell that starts the same server, without the key, which is this process's."""
+    env = {**env, access.SERVER: None}
     sets = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items()) if value is not None]
     unsets = [f"-u {name}" for name, value in sorted(env.items()) if value is None]
     return " ".join(["env", *unsets, *sets, shlex.join(argv)])
