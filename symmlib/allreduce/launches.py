@@ -102,7 +102,8 @@ class Launches:
                         say(f"  {format_size(now['bytes'])}, size {position}")
                     seen, moved = now, time.monotonic()
                 elif time.monotonic() - moved > self.stall_s:
-                    return f"made no progress for {self.stall_s:g} s{_first_error(group)}", group.tail()
+                    halted = group.dump_stacks()
+                    return f"made no progress for {self.stall_s:g} s{halted}{_first_error(group)}", group.tail(60)
                 time.sleep(POLL_S)
             status = group.poll()
             return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()

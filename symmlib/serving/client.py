@@ -12,15 +12,18 @@ As vLLM makes the requests and plans when to send them, both are noted in the fi
 held to the same requests, and the planned times by which a client that lags is found out.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
 
 
 def main(address: str) -> None:
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks where it hangs; forks inherit it
     import vllm.benchmarks.serve as serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

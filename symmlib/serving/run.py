@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from symmlib import patience
 from symmlib.analysis import serving as analysis
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
@@ -33,6 +34,7 @@ from symmlib.serving.model import describe, find_model
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
 from symmlib.vllm_plugin import ROUTER
 
+ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
 ASK_S = 5  # between two questions to the GPUs while a rate is sent
 
 
@@ -172,13 +174,13 @@ class _Session:
                 place += f", {turn.arm.name}, TP={turn.tp}"
                 status.update(f"{place}: its server starts", left_s)
                 with standby as running:
-                    running.wait_until_imported()
+                    running.wait_until_imported(self.experiment.ready_timeout_s)
                     commands = [self._start(running, turn)]
                     if number + 1 < len(turns):
                         standby = stack.enter_context(self._prepare(turns[number + 1]))
                     ready_s = running.wait_until_ready(self.experiment.ready_timeout_s)
                     client.wait_until_ready()
-                    standby.wait_until_imported()
+                    standby.wait_until_imported(self.experiment.ready_timeout_s)
                     say(f"  ready after {ready_s:.0f} s")
                     load_s = len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4  # answers to the last ones
                     server_s = (time.monotonic() - began) / number if number else ready_s + load_s
@@ -218,7 +220,7 @@ class _Session:
             )  # fmt: skip
             commands.append(load.shell(arguments))
             cell = f"QPS {qps:g}" if block else "warm-up"
-            timeout_s = 3 * self.experiment.duration_s + 300
+            timeout_s = 3 * self.experiment.duration_s + patience.seconds(ANSWERS_S)
             slowed = _Slowed() if self.kind == "cuda" else None
             count = shown.counting(cell, load.requests_of(arguments), slowed)
             try:
