@@ -1,7 +1,8 @@
 """The benchmark's worker with backends that fail as real ones do; run by torchrun in `test_measure`.
 
 TEST_FAILURES names what happens to which backend: `host/two_shot=raises`, `=sums wrong`, `=is killed`, `=hangs`,
-`=sleeps`, `=never opens` (which is nobody's fault alone); with `@3` behind it, as in `gloo=is killed@3`, only among 3 ranks.
+`=sleeps`, `=never opens` (which is nobody's fault alone); with `@3` behind it, as in `gloo=is killed@3`, only among 3
+ranks.
 """
 
 import os
