@@ -28,9 +28,10 @@ MEMORY = ("psm_", "vllm_dist_", "nccl-", "torch_", "symmlib")
 class Fault:
     """What a test uses to inject one, and to tell what came of it."""
 
-    def __init__(self, place: Path, mark: str):
-        self.place, self.mark = place, mark
+    def __init__(self, place: Path, mark: str, bystander: subprocess.Popen):
+        self.place, self.mark, self.bystander = place, mark, bystander
         self.message, self.exit_status, self.kept = "", None, ""
+        self.is_over = threading.Event()
         self._injecting: list[threading.Thread] = []
 
     def saw(self, message: str, exit_status: int | None, kept: str) -> None:
@@ -65,11 +66,12 @@ class Fault:
 
     def alive(self, part: str = "", rank: int | None = None) -> list[psutil.Process]:
         """What this test started and still runs: processes whose command has `part`, of the rank `rank`."""
-        found = []
+        found, below = [], {one.pid for one in psutil.Process().children(recursive=True)} - {self.bystander.pid}
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
-                ours = environment.get(MARK) == self.mark and process.pid != os.getpid()
+                # An orphan is told by its environment; vLLM's processes write their names over theirs.
+                ours = process.pid in below or environment.get(MARK) == self.mark and process.pid != os.getpid()
                 of_rank = rank is None or environment.get("RANK") == str(rank)
                 if ours and of_rank and process.status() != "zombie" and part in shlex.join(process.cmdline()):
                     found.append(process)
@@ -92,9 +94,8 @@ class Fault:
         def inject():
             deadline = time.monotonic() + PATIENCE_S
             while not (found := condition()):
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self.is_over.wait(0.02):
                     return
-                time.sleep(0.02)
             action(found)
 
         self._injecting.append(threading.Thread(target=inject, daemon=True))
@@ -117,8 +118,9 @@ def bystander():
 def fault(request, tmp_path, monkeypatch, bystander):
     mark = f"{os.getpid()}-{request.node.name}"
     monkeypatch.setenv(MARK, mark)
-    one, before, began = Fault(tmp_path, mark), _memory(), time.monotonic()
+    one, before, began = Fault(tmp_path, mark, bystander[0]), _memory(), time.monotonic()
     yield one
+    one.is_over.set()
     for thread in one._injecting:
         thread.join(PATIENCE_S)
     deadline = time.monotonic() + 30

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.communicators.gpu import ONE_GPU
@@ -22,6 +23,7 @@ from symmlib.runs import write_text
 from symmlib.sizes import format_size
 
 POLL_S = 0.2
+START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
 # One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
 # Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
@@ -37,7 +39,8 @@ SHARED_GPU = {
 class Launches:
     """The launches of one measurement, in `raw`; they count on from `number`, whatever plan they are of.
 
-    `worker` is the module that every rank runs; a launch without progress for `stall_s` seconds is ended.
+    `worker` is the module that every rank runs; a launch that has started and makes no progress for
+    `stall_s` seconds is ended.
     """
 
     raw: Path
@@ -101,9 +104,10 @@ class Launches:
                         position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
                         say(f"  {format_size(now['bytes'])}, size {position}")
                     seen, moved = now, time.monotonic()
-                elif time.monotonic() - moved > self.stall_s:
+                limit_s = self.stall_s if seen else max(self.stall_s, patience.seconds(START_S))
+                if time.monotonic() - moved > limit_s:
                     halted = group.dump_stacks()
-                    return f"made no progress for {self.stall_s:g} s{halted}{_first_error(group)}", group.tail(60)
+                    return f"made no progress for {limit_s:g} s{halted}{_first_error(group)}", group.tail(60)
                 time.sleep(POLL_S)
             status = group.poll()
             return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()

@@ -187,6 +187,10 @@ class Server:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         raise SymmlibError(f"{self.label} {how}. {self._log_end()}")
 
+    def dump_stacks(self) -> str:
+        """Have its processes write their Python stacks into the log; see `ProcessGroup.dump_stacks`."""
+        return self._group.dump_stacks()
+
     def end(self, grace_s: float = 10) -> None:
         """End it, and remove the shared memory that it leaves behind. Safe to call again."""
         if self._turn is None:

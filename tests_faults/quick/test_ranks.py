@@ -12,7 +12,7 @@ from symmlib.errors import SymmlibError
 
 BACKENDS = "host/one_shot,gloo"
 PLAN = AllReducePlan(2, BACKENDS, "2,1MiB", launches=1, rounds=10, iterations=20, budget_s=60)
-STALL_S = 40  # longer than the imports of a rank on a crowded machine
+STALL_S = 20
 BENCHMARK = "all-reduce benchmark"
 WORKERS = Path(__file__).parents[2] / "tests" / "allreduce"  # where `failing_worker` is
 
@@ -51,7 +51,7 @@ def test_a_rank_that_is_killed_costs_one_launch_and_the_backend_that_was_running
 @pytest.mark.fault("a rank is stopped (SIGSTOP) for longer than the time-out", BENCHMARK)
 def test_a_rank_that_is_stopped_is_given_up_named_and_ended(fault, tmp_path):
     fault.meanwhile(timing(tmp_path), to_rank_1(fault, signal.SIGSTOP))
-    summary = measure(PLAN, tmp_path, stall_s=STALL_S / 2)
+    summary = measure(PLAN, tmp_path, stall_s=STALL_S)
     reason = the_failed(summary)
     assert "stopped by a signal: process" in reason or "RankLost" in reason
     fault.saw(reason, None, rows(summary))
@@ -61,12 +61,12 @@ def test_a_rank_that_is_stopped_is_given_up_named_and_ended(fault, tmp_path):
 def test_a_rank_that_sleeps_for_ever_leaves_its_stack_in_the_log(fault, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(WORKERS), prepend=":")
     monkeypatch.setenv("TEST_FAILURES", "host/one_shot=sleeps")
-    summary = measure(PLAN, tmp_path, worker="failing_worker", stall_s=STALL_S / 2)
+    summary = measure(PLAN, tmp_path, worker="failing_worker", stall_s=STALL_S)
     log = (tmp_path / "raw" / "allreduce" / "launch-1.log").read_text()
     assert log.count("Current thread 0x") == 2, log  # of both ranks
     assert "in sleep_for_ever" in log
     reason = the_failed(summary)
-    assert "made no progress for 20 s" in reason
+    assert f"made no progress for {STALL_S} s" in reason
     fault.saw(reason, None, f"{rows(summary)}; both ranks' stacks in launch-1.log")
 
 
