@@ -241,7 +241,7 @@ class _Session:
         running.start(argv, port)
         return server.shell(argv, self._environment(turn))
 
-    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: "_Shown") -> list[str]:
+    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""
         commands = []
         warmup = (max(self.experiment.qps), None, "warmup")
