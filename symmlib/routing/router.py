@@ -252,8 +252,8 @@ def _meet(group: dist.ProcessGroup, timeout_s: float) -> None:
     except RuntimeError as error:
         what = next(iter(str(error).splitlines()), "")
         raise RankLost(
-            f"not every rank made its router within {timeout_s:g} s (timeout_s, or SYMMLIB_PATIENCE): one died, hangs, or "
-            f"makes none. torch.distributed says: {what}"
+            f"not every rank made its router within {timeout_s:g} s (timeout_s, or SYMMLIB_PATIENCE): one died, "
+            f"hangs, or makes none. torch.distributed says: {what}"
         ) from error
 
 
