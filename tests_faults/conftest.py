@@ -177,7 +177,7 @@ class NewMemory:
         return found
 
     def _watch(self) -> None:
-        while not self._is_over.wait(0.3):
+        while not self._is_over.wait(1):
             self._look()
 
     def _look(self) -> set[Path]:
