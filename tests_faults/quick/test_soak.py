@@ -1,6 +1,5 @@
 """The soak test, for ten seconds instead of hours."""
 
-import subprocess
 import sys
 from pathlib import Path
 
