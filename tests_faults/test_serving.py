@@ -11,8 +11,9 @@ from symmlib.errors import SymmlibError
 from symmlib.serving import ServingExperiment, load, run_experiment
 
 SMALL = {"qps": (4,), "duration_s": 8, "input_len": 16, "output_len": 8, "blocks": 1, "tier": "smoke"}
-SMALL |= {"arms": ("gloo", "router")}
+SMALL |= {"arms": ("gloo", "router"), "ready_timeout_s": 1200}  # on a crowded machine, too
 WHERE = "serving"
+pytestmark = pytest.mark.timeout(2400)
 
 
 def under_load(out):

@@ -14,6 +14,7 @@ SMALL |= {"arms": ("gloo", "router")}
 
 
 WHERE = "serving"
+pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.mark.fault("the server crashes as it starts", WHERE)
