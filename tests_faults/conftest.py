@@ -108,7 +108,8 @@ def bystander():
     """Somebody else's process, with shared memory like vLLM's."""
     memory = Path(f"/dev/shm/psm_bystander{os.getpid()}")
     memory.write_bytes(b"somebody else's")
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(36000)"])
+    waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]  # it ends with this process, however that ends
+    process = subprocess.Popen(waiting, stdin=subprocess.PIPE)
     yield process, memory
     process.kill()
     process.wait()
