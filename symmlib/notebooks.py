@@ -21,13 +21,14 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from symmlib import progress
+from symmlib import patience, progress
 from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.live import live, passed
 from symmlib.processes import ProcessGroup
 from symmlib.runs import PROJECT, Run, write_text
 
 DIRECTORY = PROJECT / "notebooks"
+SILENT_S = 3600  # everything that a notebook waits for says so, or gives up, long before
 _TYPES = {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)}
 
 
@@ -96,7 +97,7 @@ def execute(run: Run, name: str, parameters: dict) -> None:
     # A file rather than -p options: papermill would turn the string 007 into the number 7. JSON is YAML.
     given = write_text(run.raw / "notebooks" / f"{name}.yaml", json.dumps(settings, indent=2) + "\n")
     command = [sys.executable, "-m", "papermill", str(path_of(name)), str(executed), "-f", str(given)]
-    command += ["--kernel", "python3", "--cwd", str(DIRECTORY), "--start-timeout", "300"]
+    command += ["--kernel", "python3", "--cwd", str(DIRECTORY), "--start-timeout", str(round(patience.seconds(300)))]
     command += ["--no-progress-bar", "--stdout-file", "-"]
     environment = {
         progress.STEP: name,
@@ -236,9 +237,12 @@ def _listing(known: dict[str, Parameter]) -> str:
 
 
 def _stream_progress(group: ProcessGroup, status_file: Path) -> None:
-    """Print the `say` lines in the group's log as they come, and show the status in the file, until the group ends."""
+    """Print the `say` lines in the group's log as they come, and show the status in the file, until the group ends.
+
+    Raises `SymmlibError` where neither changes for `SILENT_S` seconds.
+    """
     with open(group.log, encoding="utf-8", errors="replace") as log, live() as status:
-        rest = ""
+        rest, seen, moved, silent_s = "", None, time.monotonic(), patience.seconds(SILENT_S)
         while True:
             ended = group.poll() is not None  # asked before reading, so that nothing written last is missed
             *lines, rest = (rest + log.read()).split("\n")
@@ -247,7 +251,14 @@ def _stream_progress(group: ProcessGroup, status_file: Path) -> None:
                     progress.print_line(line)
             if ended:
                 return
-            status.update(passed(status_file))
+            status.update(shown := passed(status_file))
+            if (signs := (group.log.stat().st_size, shown)) != seen:
+                seen, moved = signs, time.monotonic()
+            elif time.monotonic() - moved > silent_s:
+                raise SymmlibError(
+                    f"its notebook gave no sign of life for {silent_s:g} s{group.dump_stacks()} ({patience.PATIENCE} "
+                    f"stretches how long to wait). The end of {group.log}:\n{group.tail()}"
+                )
             time.sleep(0.1)
 
 

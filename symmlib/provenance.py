@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from symmlib import progress
+from symmlib import patience, progress
 from symmlib.redact import Redaction
 
 PACKAGES = (
@@ -168,7 +168,9 @@ def _holds_secret(text: str) -> bool:
 def _output(*command: str) -> str | None:
     """What `command` prints, stripped; None if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=patience.seconds(30), check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.communicators.gpu import ONE_GPU
@@ -24,6 +25,7 @@ from symmlib.runs import write_text
 from symmlib.sizes import format_size
 
 POLL_S = 0.2
+START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
 # One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
 # Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
@@ -39,7 +41,8 @@ SHARED_GPU = {
 class Launches:
     """The launches of one measurement, in `raw`; they count on from `number`, whatever plan they are of.
 
-    `worker` is the module that every rank runs; a launch without progress for `stall_s` seconds is ended.
+    `worker` is the module that every rank runs; a launch that has started and makes no progress for
+    `stall_s` seconds is ended.
     """
 
     raw: Path
@@ -124,7 +127,8 @@ def torchrun(
     """One launch of the module `worker` on `world_size` ranks, to its end.
 
     Returns what became of it ('' if all went well) and the end of its log. It is ended where `files.reported` stays the
-    same for `stall_s` seconds; `tell(now, seen)` is called with what is reported and what was before, at each change.
+    same for `stall_s` seconds, its ranks' stacks then being in the log; `tell(now, seen)` is called with what is
+    reported and what was before, at each change.
     """
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
@@ -142,8 +146,10 @@ def torchrun(
             if now != seen:
                 tell(now, seen)
                 seen, moved = now, time.monotonic()
-            elif time.monotonic() - moved > stall_s:
-                return f"made no progress for {stall_s:g} s{_first_error(group)}", group.tail()
+            limit_s = stall_s if seen else max(stall_s, patience.seconds(START_S))
+            if time.monotonic() - moved > limit_s:
+                halted = group.dump_stacks()
+                return f"made no progress for {limit_s:g} s{halted}{_first_error(group)}", group.tail(60)
             time.sleep(POLL_S)
         status = group.poll()
         return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()

@@ -1,6 +1,5 @@
 """`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
 
-
 from symmlib import progress
 from symmlib.cli.options import add_command, add_reports_dir, path
 from symmlib.cli.output import short
