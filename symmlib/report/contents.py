@@ -13,7 +13,8 @@ import yaml
 
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
-from symmlib.errors import SymmlibError, UsageError
+from symmlib.errors import SymmlibError
+from symmlib.report.manifest import read_manifest
 from symmlib.routing import RoutingTable, show
 
 TABLES = {  # name of the table: (the step that makes it, the columns the report needs)
@@ -61,8 +62,6 @@ FOLLOWS = {  # a table is not missed where that on which it rests is not there
 }
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
-EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
-EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
 TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source", "task", "filter", "note"]
 TEXT_COLUMNS += ["inputs", "case", "expected", "got", "same_bits_as"]
@@ -166,39 +165,6 @@ def glance(run_dir: Path, names: list[str]) -> Contents:
         there = (path / "results" / f"{name}.csv").is_file()
         contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split()) if there else None
     return contents
-
-
-def read_manifest(path: Path) -> dict:
-    """The manifest of the run in `path`; raises `UsageError` if there is none that can be read."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} is no run's directory: it has no manifest.json.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read {path / 'manifest.json'}: {error}.") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("steps", {}), dict):
-        raise UsageError(f"{path / 'manifest.json'} holds no manifest.")
-    return _well_typed({**EMPTY_MANIFEST, "run_id": path.name, **manifest})
-
-
-def _well_typed(manifest: dict) -> dict:
-    """`manifest` with every field of a wrong type replaced by the empty one."""
-    for key, empty in {**EMPTY_MANIFEST, "run_id": ""}.items():
-        wanted = str if empty is None else type(empty)
-        if not isinstance(manifest[key], wanted) and manifest[key] is not None or manifest[key] is None is not empty:
-            manifest[key] = empty
-    hardware = manifest["hardware"]
-    cpu, gpus = hardware.get("cpu"), hardware.get("gpus")
-    cpu = {**cpu} if isinstance(cpu, dict) else {}
-    if not isinstance(cpu.get("memory_bytes"), int):
-        cpu.pop("memory_bytes", None)
-    gpus = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
-    manifest["hardware"] = {**hardware, "cpu": cpu, "gpus": [{k: str(v) for k, v in gpu.items()} for gpu in gpus]}
-    if not isinstance(manifest["git"].get("revision"), str):
-        manifest["git"] = {}
-    steps = manifest["steps"].items()
-    manifest["steps"] = {name: record if isinstance(record, dict) else {} for name, record in steps}
-    return manifest
 
 
 def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFrame | None]:
