@@ -194,7 +194,8 @@ class NewMemory:
 
 
 def _memory() -> set[Path]:
-    return {path for path in Path("/dev/shm").iterdir() if path.name.startswith(MEMORY)}
+    found = {path for path in Path("/dev/shm").iterdir() if path.name.startswith(MEMORY)}
+    return {path for path in found if "bystander" not in path.name}
 
 
 def _users(memory: Path) -> set[int]:
