@@ -97,13 +97,10 @@ def test_a_client_that_stops_for_a_while_is_found_out(running):
     assert "ms late" in result["found"]["sent on time"]
 
 
-def test_only_where_torch_s_ranks_meet_is_listened_to_beyond_the_loopback_interface(running):
-    """torch's TCPStore binds all interfaces whatever it is told (docs/security.md); a tensor-parallel group has one."""
+def test_server_ranks_and_client_listen_on_the_loopback_interface_only(running):
     found = listening()
-    port = int(running.url.rpartition(":")[2])
-    assert ("127.0.0.1", port) in found
-    beyond = {one for one in found if one[0] not in ("127.0.0.1", "::1")}
-    assert len(beyond) <= 1 and not {number for _, number in beyond} & {port}, found
+    assert ("127.0.0.1", int(running.url.rpartition(":")[2])) in found
+    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}, found
 
 
 def test_the_server_answers_only_those_who_have_its_key_and_no_page_of_another_origin(running):
