@@ -34,6 +34,16 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "tp qps metric statistic baseline treatment predicted_ms measured_ms "
         "measured_low_ms measured_high_ms explained",
     ),
+    "accuracy": ("05_accuracy", "tp arm task filter n correct accuracy stderr"),
+    "accuracy_comparison": (
+        "05_accuracy",
+        "tp task filter baseline treatment n only_baseline only_treatment difference ci_low ci_high p_holm detectable "
+        "verdict note",
+    ),
+    "agreement_summary": (
+        "05_accuracy",
+        "tp baseline treatment prompts identical earliest_divergence largest_gap not_close verdict",
+    ),
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
 }
@@ -44,14 +54,16 @@ OPTIONAL_TABLES = {  # most runs have none
     "ulp_histogram": ("05_accuracy", "backend world_size dtype inputs ulp_from share"),
     "special_values": ("05_accuracy", "backend world_size dtype case expected got promised ok"),
 }  # fmt: skip
-FOLLOWS = {
+FOLLOWS = {  # a table is not missed where that on which it rests is not there
     "prediction": "comparison",
     "serving": "serving_summary",
-}  # is not missed where that, on which it rests, is not there
+    "accuracy_comparison": "accuracy",
+    "agreement_summary": "accuracy",
+}
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
-TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source", "task", "filter", "note"]
 TEXT_COLUMNS += ["inputs", "case", "expected", "got", "same_bits_as"]
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, numerics, prediction, scripts, sections, style, timings
+from symmlib.report import accuracy, contents, numerics, prediction, scripts, sections, style, timings
 from symmlib.report.entry import NO_ANSWER
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
@@ -28,6 +28,7 @@ SECTIONS = {  # what each makes of a run's `Contents`
     "answer": sections.answer,
     "tiles": sections.tiles,
     "serving": sections.serving,
+    "accuracy": accuracy.answers,
     "allreduce": timings.allreduce,
     "routes": timings.routes,
     "prediction": prediction.explained,
@@ -41,7 +42,7 @@ NAMES = {  # sections in their order: `templates/sections/<id>.html`, and what t
     "allreduce": "All-reduce",
     "routes": "Routes",
     "prediction": "Prediction",
-    # "accuracy" has its place here, with a function among SECTIONS
+    "accuracy": "Accuracy",
     "numerics": "Sums",
     "published": "Published B200",
     "gates": "Gates",
@@ -56,6 +57,7 @@ NEEDED = {  # section: (what is absent where it is left out, if that is to be to
     "prediction": ("", ("sentences",)),
     "numerics": ("", ("table",)),
     "gates": ("gates", ("table",)),
+    "accuracy": ("accuracy results", ("scores",)),
 }
 
 

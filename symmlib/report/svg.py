@@ -39,13 +39,15 @@ class Figure(MatplotlibFigure):
     key_in: float = 0  # inches that its key takes
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """What Jupyter shows: the titled picture; as PNG where SVG is not trusted; as words where no picture can be."""
+        """What Jupyter shows: the titled picture, as an HTML image because JupyterLab gives every other kind an empty
+        alternative text; as PNG where HTML is not shown; as words where no picture can be."""
+        picture = base64.b64encode(titled(self, "svg")).decode()
         data = {
-            "image/svg+xml": titled(self, "svg").decode(),
+            "text/html": f'<img src="data:image/svg+xml;base64,{picture}" alt="{escape(self.alt)}">',
             "image/png": base64.b64encode(titled(self, "png")).decode(),
             "text/plain": f"{self.finding}\n{self.alt}",
         }
-        return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"alt": self.alt}}
+        return data, {"image/png": {"alt": self.alt}}
 
 
 def carry(figure: Figure, banner: str) -> None:

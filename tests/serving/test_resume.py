@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from symmlib.errors import UsageError
+from symmlib.errors import SymmlibError, UsageError
 from symmlib.runs import Run
 from symmlib.serving import ServingExperiment, claim
 from symmlib.serving.turns import all_turns, take_up
@@ -101,6 +101,19 @@ def test_a_turn_whose_results_were_lost_runs_again(tmp_path):
     for turn in turns:
         whole(turn, experiment)
     (turns[1].place / "qps-4.json").unlink()
+    assert take_up(turns, experiment, raw, {"hash": "a"}) == turns[1:]
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"completed": 8, "ttf', "\x00"])
+def test_a_turn_of_whose_results_half_is_there_runs_again_and_says_which(tmp_path, left):
+    experiment, raw = ServingExperiment(**SMALL), tmp_path / "serving"
+    turns = all_turns(experiment, raw)
+    take_up(turns, experiment, raw, {"hash": "a"})
+    for turn in turns:
+        whole(turn, experiment)
+    (turns[1].place / "qps-4.json").write_text(left)
+    with pytest.raises(SymmlibError, match=r"left no whole \S+/qps-4.json"):
+        turns[1].require_whole(experiment)
     assert take_up(turns, experiment, raw, {"hash": "a"}) == turns[1:]
 
 
