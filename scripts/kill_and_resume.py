@@ -3,10 +3,10 @@
     .venv/bin/python scripts/kill_and_resume.py [KILLS] [--seed SEED] [--keep DIR]
 
 A run of 02_allreduce alone is started by `symmlib run` and killed by SIGKILL, itself and its process group, at a
-moment drawn evenly from the time that an undisturbed one takes; then it is resumed and killed again, until a resumption
-gets to its end before its moment comes. After each kill nothing of it may run any more, and every file but what ranks
-append to must be whole. In the end its tables must have the rows of the undisturbed run (times aside). Then the next
-run begins, until there were KILLS kills (by default 40). Exits with 1 at the first difference.
+moment drawn evenly from the time that an undisturbed one takes; then it is resumed and killed again, `KILLS_OF_A_RUN`
+times at most, and then resumed to its end. After each kill nothing of it may run any more, and every file but what
+ranks append to must be whole. In the end its tables must have the rows of the undisturbed run (times aside). Then the
+next run begins, until there were KILLS kills (by default 40). Exits with 1 at the first difference.
 """
 
 import argparse
@@ -33,6 +33,7 @@ PROFILE = {
         "02_allreduce": {"world_size": 2, "backends": ["gloo", "host/one_shot"], "sizes": "512B,4KiB", "launches": 2}
     },
 }
+KILLS_OF_A_RUN = 5
 GONE_S = 60  # for the processes of a killed run to end: on a crowded machine, too
 KEYS = ("launch", "round", "backend", "world_size", "dtype", "mode", "bytes", "device", "status", "wrong", "reason")
 
@@ -65,7 +66,7 @@ def survives(place: Path, kills: int, moments: random.Random) -> bool:
         while True:
             run = next((manifest.parent for manifest in reports.glob("runs/*/manifest.json")), None)
             process = started(["--resume", run] if run else [profile], reports)  # it may not have come so far as a run
-            moment_s = moments.uniform(0, lasts_s) if done < kills else 3600
+            moment_s = moments.uniform(0, lasts_s) if done < kills and resumed < KILLS_OF_A_RUN else 3600
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moment_s)
             if process.poll() is not None:

@@ -151,6 +151,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it whatever ends the process
             except BlockingIOError:
                 raise UsageError(f"{self.path} is still being executed. Wait for it, or end it first.") from None
+            self._remove_halves()
             yield
         finally:
             os.close(lock)
@@ -212,6 +213,13 @@ class Run:
         files = {name: size for name, (_, size) in sorted(self._files().items())}
         self.update(status=status, reason=reason, ended=_now(), gates=gates, files=files)
         return status
+
+    def _remove_halves(self) -> None:
+        """Remove what a process that was killed had begun to write beside its place; see `write_text`."""
+        for path in self.path.rglob(".*"):
+            writer = path.name.rpartition(".")[2]
+            if writer.isdigit() and path.is_file() and not Path(f"/proc/{writer}").exists():
+                path.unlink(missing_ok=True)
 
     def _gates(self) -> list[dict]:
         path = self.results / "gates.csv"

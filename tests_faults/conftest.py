@@ -194,7 +194,8 @@ class NewMemory:
 
 
 def _memory() -> set[Path]:
-    return {path for path in Path("/dev/shm").iterdir() if path.name.startswith(MEMORY)}
+    found = {path for path in Path("/dev/shm").iterdir() if path.name.startswith(MEMORY)}
+    return {path for path in found if "bystander" not in path.name}
 
 
 def _users(memory: Path) -> set[int]:
@@ -212,7 +213,7 @@ def _record(item, fault: Fault, processes: int, memory: int, untouched: bool, se
         return
     what, where = _named(item), item.get_closest_marker("fault").args[1]
     message = re.sub(rf"{re.escape(str(fault.place))}/?", "", " ".join(fault.message.split()))
-    message = re.sub(r"/\S*/(?=\S)", "", message)  # of other paths the last part: the rest differs between machines
+    message = re.sub(r"(?<!\S)/\S*/(?=\S)", "", message)  # of other paths the last part
     _write({
         "fault": what, "where": where, "test": item.name, "message": message[:240], "exit_status": fault.exit_status,
         "kept": fault.kept, "processes_left": processes, "memory_left": memory, "others_untouched": untouched,

@@ -86,9 +86,9 @@ def titled(figure: Figure, format: str) -> bytes:
     room = 0.2 * len(lines) + 0.12
     figure.set_size_inches(width, height + room)
     lay_out(figure, room)
-    title = figure.text(
-        0.01, 1 - 0.06 / (height + room), "\n".join(lines), va="top", weight="bold", size=style.FONT_PT + 1
-    )
+    ink = style.COLOURS["ink"][0]  # or it is black, which no scheme changes
+    words = {"va": "top", "weight": "bold", "size": style.FONT_PT + 1, "color": ink}
+    title = figure.text(0.01, 1 - 0.06 / (height + room), "\n".join(lines), **words)
     title.set_in_layout(False)
     try:
         return _render(figure, format, facecolor=style.COLOURS["paper"][0])

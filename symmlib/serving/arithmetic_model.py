@@ -33,6 +33,7 @@ WARMUP = 40  # steps
 THREADS = 1  # small matrices gain little from a second, and others may need that core
 MAX_LENGTH = 2048  # tokens that a server may be asked for; prompts of SHOTS examples have some 250
 TIMEOUT_S = 1800
+ASKS = "Question:"  # begins every problem
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 192,
@@ -120,16 +121,22 @@ def train(place: Path) -> Path:
 
 
 def _batch(stream, encode, torch):
-    """Inputs and targets of BATCH texts of SHOTS + 1 problems: only answers, and what ends them, are to be learned."""
+    """Inputs and targets of BATCH texts of SHOTS + 1 problems: only answers are to be learned, and what ends them.
+
+    That is the next question's first word, by which lm-eval knows that an answer is over.
+    """
     rows = []
     for _ in range(BATCH):
         tokens, learned = [], []
         for problem in islice(stream, SHOTS + 1):
             question, solved = (text.format(**problem) for text in (word_problems.QUESTION, word_problems.SOLVED))
-            for text, counts in ((question, False), (solved.removeprefix(question), True)):
+            asked = question.removeprefix(ASKS)
+            for text, counts in ((ASKS, True), (asked, False), (solved.removeprefix(question), True)):
                 ids = encode(text)
                 tokens += ids
                 learned += [counts] * len(ids)
+        tokens += encode(ASKS)
+        learned += [True] * (len(tokens) - len(learned))
         rows.append((tokens, learned))
     longest = max(len(tokens) for tokens, _ in rows)
     inputs = torch.zeros(BATCH, longest, dtype=torch.long)

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from symmlib.analysis import published, serving, words
+from symmlib.analysis import published, serving, unpaired, words
 from symmlib.report import figures, style, svg
 from symmlib.routing import Route, RoutingTable, Table, show
 
@@ -21,6 +21,8 @@ def drawn(allreduce_summary, serving_summary, requests, comparison, prediction, 
     chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
     regret = pd.DataFrame({"world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": sizes, **chosen})
     cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
+    times = unpaired.allreduce_times(allreduce_summary)
+    both = unpaired.beside({"A": times, "B": times.assign(value=times.value * 1.1)}, unpaired.ALLREDUCE_KEY, {})
     return {
         "latency": lambda **options: figures.latency(allreduce_summary, **options),
         "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
@@ -32,6 +34,7 @@ def drawn(allreduce_summary, serving_summary, requests, comparison, prediction, 
         "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
         "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
         "numerics": lambda **options: figures.numerics(numerics_tables["ulp_histogram"], **options),
+        "unpaired_ratios": lambda **options: figures.unpaired_ratios(both[both.run == "B"], "B", **options),
         "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
     }
 

@@ -97,11 +97,9 @@ def test_a_client_that_stops_for_a_while_is_found_out(running):
     assert "ms late" in result["found"]["sent on time"]
 
 
-def test_everything_listens_on_the_loopback_interface_only(running):
-    """But for torch's rendezvous, which has no such choice: see docs/security.md."""
+def test_server_ranks_and_client_listen_on_the_loopback_interface_only(running):
     found = listening()
-    assert int(running.url.rpartition(":")[2]) in {port for _, port in found}
-    print(found)
+    assert ("127.0.0.1", int(running.url.rpartition(":")[2])) in found
     assert {address for address, _ in found} <= {"127.0.0.1", "::1"}, found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-KILL_AND_RESUME = Path(__file__).parents[2] / "scripts" / "kill_and_resume.py"
+KILL_AND_RESUME = Path(__file__).parents[1] / "scripts" / "kill_and_resume.py"
 
 
 @pytest.mark.timeout(2400)
