@@ -40,22 +40,8 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+"  # a JSON web token
     r")"
 )
-_BEGINNINGS = (
-    "hf_",
-    "sk-",
-    "gh",
-    "glpat-",
-    "AKIA",
-    "ASIA",
-    "AIza",
-    "ya29.",
-    "xox",
-    "nvapi-",
-    "npm_",
-    "pypi-",
-    "r8_",
-    "eyJ",
-)
+_BEGINNINGS = ("hf_", "sk-", "gh", "github_pat_", "glpat-", "AKIA", "ASIA", "AIza", "ya29.", "xox")
+_BEGINNINGS += ("nvapi-", "npm_", "pypi-", "r8_", "eyJ")
 _SCHEMES = ("bearer", "basic", "digest", "negotiate")
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _USER_INFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s/@:\"'<>]*:[^\s/@\"'<>]+|[^\s/@:\"'<>]{20,})@", re.IGNORECASE)
