@@ -5,7 +5,9 @@
 #
 # auto takes the GPU stack where nvidia-smi lists at least two GPUs, which is what tensor parallelism needs, or one
 # from Hopper on that ranks can share through NVIDIA MPS (docs/one-gpu.md); symmlib/machine.py chooses profiles alike.
-# PYTHON names the interpreter to use, where the first 3.11 or 3.12 on the PATH is not the right one.
+# PYTHON names the interpreter to use, where the first 3.11 or 3.12 on the PATH is not the right one. Files are held to
+# the hashes of requirements/hashes-*.txt where those are known, on Linux x86_64; HASHES=off leaves that out, for an index
+# that builds its own files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME
@@ -70,7 +72,18 @@ install() {
     fail "pip finds no CPU build of torch for $(.venv/bin/python --version). Add PyTorch's index of CPU wheels to pip's" \
       "configuration (PIP_EXTRA_INDEX_URL; its address is on PyTorch's 'Get started' page), or try PYTHON=python3.11."
   fi
+  if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+    fail "a downloaded file is not the one whose hash is in requirements/: see above and $log. Where your index builds" \
+      "files of its own and you trust it: make HASHES=off"
+  fi
   fail "pip failed, see above and $log. A second try goes on from what has been downloaded."
+}
+
+# What has a hash is installed by it and nothing else; what is left (torch's CPU build, names without code, symmlib
+# itself) comes after, by version.
+install_hashed() {
+  [ "${HASHES:-on}" != off ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -s "requirements/hashes-$1.txt" ] || return 0
+  install --no-compile --no-deps --require-hashes -r "requirements/hashes-$1.txt"
 }
 
 python=$(find_python)
@@ -100,8 +113,10 @@ else
 fi
 rm -f .venv/stamp
 : >"$log"
+install_hashed bootstrap
 install -r requirements/bootstrap.txt
 # Compiled below, on all cores; pip would do it on one. Without .pyc files a vLLM server starts twice as slowly.
+install_hashed "$stack"
 install --no-compile --no-build-isolation -r "requirements/$stack.txt" -e .
 say "compiling what will be imported (about a minute)"
 # Left out: tests, and the models of transformers that nothing here loads; a quarter of all code. Some packages ship

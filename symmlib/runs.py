@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.provenance import provenance
+from symmlib.redact import Redaction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parent.parent  # the checkout that holds notebooks/ and reports/
 MANIFEST = "manifest.json"
+REPORTS = "SYMMLIB_REPORTS"  # the reports directory of notebooks that `symmlib lab --reports-dir` opened
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -107,7 +109,7 @@ class Run:
             "files": {},
             "steps": {},
         }
-        write_json(run.path / MANIFEST, manifest)
+        write_json(run.path / MANIFEST, without_secrets(manifest))
         return run
 
     @classmethod
@@ -149,6 +151,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it whatever ends the process
             except BlockingIOError:
                 raise UsageError(f"{self.path} is still being executed. Wait for it, or end it first.") from None
+            self._remove_halves()
             yield
         finally:
             os.close(lock)
@@ -180,7 +183,7 @@ class Run:
             reason = describe(error)
             self._record(name, {**record, "status": "failed", "ended": _now(), "reason": reason})
             details = {"step": name, "reason": reason, "parameters": parameters, "failed": _now()}
-            write_json(failure, {**details, "traceback": traceback.format_exc()})
+            write_json(failure, without_secrets({**details, "traceback": traceback.format_exc()}))
             raise
         outputs = sorted(path for path, stamp in self._files().items() if before.get(path) != stamp)
         self._record(name, {**record, "status": "ok", "ended": _now(), "outputs": outputs})
@@ -210,6 +213,13 @@ class Run:
         files = {name: size for name, (_, size) in sorted(self._files().items())}
         self.update(status=status, reason=reason, ended=_now(), gates=gates, files=files)
         return status
+
+    def _remove_halves(self) -> None:
+        """Remove what a process that was killed had begun to write beside its place; see `write_text`."""
+        for path in self.path.rglob(".*"):
+            writer = path.name.rpartition(".")[2]
+            if writer.isdigit() and path.is_file() and not Path(f"/proc/{writer}").exists():
+                path.unlink(missing_ok=True)
 
     def _gates(self) -> list[dict]:
         path = self.results / "gates.csv"
@@ -247,13 +257,18 @@ class Run:
             fcntl.flock(directory, fcntl.LOCK_EX)
             manifest = self.manifest
             yield manifest
-            write_json(self.path / MANIFEST, manifest)
+            write_json(self.path / MANIFEST, without_secrets(manifest))
         finally:
             os.close(directory)
 
 
 def default_reports_dir() -> Path:
-    """`reports/` of the checkout; of the current directory where symmlib is installed without one."""
+    """`reports/` of the checkout; of the current directory where symmlib is installed without one.
+
+    The environment variable SYMMLIB_REPORTS names another one.
+    """
+    if named := os.environ.get(REPORTS):
+        return Path(named)
     return (PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()) / "reports"
 
 
@@ -266,6 +281,27 @@ def latest_run(reports_dir: Path | None = None, needing: str = "allreduce_summar
 def digest(data) -> str:
     """sha256 of `data` (plain YAML or JSON data) in canonical form."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def without_secrets(data):
+    """`data` (plain data) with `redact.REDACTED` for what looks like a secret: in a command line, or in the end of a
+    log that an error quotes. A run's manifest and failures are what its report shows, and what people send around."""
+    redaction = Redaction()
+    text, count = redaction(json.dumps(data, default=str))
+    if not count:
+        return data
+    try:
+        return json.loads(text)
+    except ValueError:  # a number stood there: then each text by itself, without what stands before it
+        return _each_text(data, lambda text: redaction(text)[0])
+
+
+def _each_text(data, change):
+    if isinstance(data, dict):
+        return {change(str(key)): _each_text(value, change) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_each_text(item, change) for item in data]
+    return data if data is None or isinstance(data, bool | int | float) else change(str(data))
 
 
 def describe(error: BaseException) -> str:

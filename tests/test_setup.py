@@ -62,6 +62,20 @@ def test_the_stacks_share_every_version_that_both_pin():
     assert set(differing) <= {"apache-tvm-ffi", "triton"}
 
 
+@pytest.mark.parametrize("stack", [*STACKS, "bootstrap"])
+def test_every_file_from_the_index_is_held_to_a_hash(stack):
+    """But for torch's builds for CPUs, which come from elsewhere. What is missing here: python scripts/lock.py."""
+    lines = (REQUIREMENTS / f"hashes-{stack}.txt").read_text().splitlines()[1:]
+    known = {line.split()[0] for line in lines}
+    name = "bootstrap.txt" if stack == "bootstrap" else f"constraints-{stack}.txt"
+    pinned = {line for line in (REQUIREMENTS / name).read_text().splitlines() if line[0] != "#"}
+    assert known <= pinned and {pin.split("==")[0] for pin in pinned - known} == (
+        {"torch"} if stack == "cpu" else set()
+    )
+    for line in lines:
+        assert re.fullmatch(r"\S+==\S+( --hash=sha256:[0-9a-f]{64})+", line), line
+
+
 def test_what_symmlib_imports_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {normal(name) for name in project["dependencies"]} <= set(pins(REQUIREMENTS / "cpu.txt"))

@@ -1,5 +1,7 @@
 """The micro-benchmark of all-reduces: plan it, measure it in fresh `torchrun` launches, read the summary.
 
+How exact they are is asked apart from how fast, by `numerics.measure_numerics`.
+
     plan = AllReducePlan(world_size=2, backends="gloo,host/one_shot", sizes="1KiB:16MiB:x4")
     summary = measure(plan, out=Path("reports/here"))
 

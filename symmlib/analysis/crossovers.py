@@ -1,8 +1,8 @@
 """Which backend to use at which size, and where the best one changes, each with its interval; pandas and numpy only.
 
 Times are compared by their logs, paired within a launch, because a launch's luck is shared by its backends. The launch
-is the unit: everything inside one is summed up first, by its rounds' medians and their trimmed mean. Used by `symmlib.routing.derive` and by the study
-in docs/routing-tables.md, which measures what is promised here.
+is the unit: everything inside one is summed up first, by its rounds' medians and their trimmed mean. Used by
+`symmlib.routing.derive` and by the study in docs/routing-tables.md, which measures what is promised here.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.stats import t, trim_mean
 
 from symmlib.analysis.fastest import LEVEL
+from symmlib.analysis.outliers import tame
 
 CONFIDENCE = 0.95  # of intervals
 SHOWN = 0.99  # one-sided, before a backend is called slower: a table makes some dozens of such tests
@@ -27,19 +28,23 @@ STEPS_PER_OCTAVE = 64  # of the grid on which a crossover is looked for: 1 % in 
 
 @dataclass(frozen=True)
 class Timings:
-    """Log times of one setting: `log_us` has the shape (launches, backends, sizes), NaN where nothing was timed."""
+    """Log times of one setting: `log_us` has the shape (launches, backends, sizes), NaN where nothing was timed.
+
+    `tamed`: (launch, backend, bytes) of figures that stood apart from all others and were cut (`outliers.tame`).
+    """
 
     backends: tuple[str, ...]
     sizes: tuple[int, ...]
     log_us: np.ndarray
+    tamed: tuple[tuple[int, str, int], ...] = ()
 
     @classmethod
     def of(cls, samples: pd.DataFrame) -> "Timings":
         """From samples (`launch`, `backend`, `bytes`, `time_us`, and `round`, if any) of one world size, dtype, mode.
 
-        A launch's figure is the mean of its rounds' log medians, trimmed by a fifth on either side. The median of all its
-        iterations would do where times have one peak. On CPU caches they have two, some 30 % apart, in turns of a few
-        milliseconds (docs/host-communicator.md), and between two peaks a median jumps where a mean moves.
+        A launch's figure is the mean of its rounds' log medians, trimmed by a fifth on either side. The median of all
+        its iterations would do where times have one peak. On CPU caches they have two, some 30 % apart, in turns of a
+        few milliseconds (docs/host-communicator.md), and between two peaks a median jumps where a mean moves.
         """
         points = ["launch", "backend", "bytes"]
         rounds = np.log(samples.groupby([*points, *{"round"}.intersection(samples)])["time_us"].median())
@@ -47,7 +52,9 @@ class Timings:
         launches, backends, sizes = (times.index.unique(name).sort_values() for name in points)
         whole = pd.MultiIndex.from_product([launches, backends, sizes])
         log_us = times.reindex(whole).to_numpy().reshape(len(launches), len(backends), len(sizes))
-        return cls(tuple(backends), tuple(map(int, sizes)), log_us)
+        log_us, apart = tame(log_us)
+        tamed = tuple((int(launches[a]), backends[b], int(sizes[c])) for a, b, c in np.argwhere(apart))
+        return cls(tuple(backends), tuple(map(int, sizes)), log_us, tamed)
 
     def timed(self, backend: str) -> np.ndarray:
         """At which sizes `backend` was timed, in any launch."""

@@ -72,6 +72,21 @@ def per_setting(summary: pd.DataFrame | None) -> list[dict]:
     return found
 
 
+def headline(summary: pd.DataFrame | None) -> str:
+    """The answer in a line, where nothing was served: the fastest at one size, by setting where that differs."""
+    settings = per_setting(summary)
+    if not settings:
+        return "Nothing was measured"
+    places: dict[tuple[str, str], list[str]] = {}  # (size, the fastest) -> where that is so
+    for best in settings:
+        places.setdefault((best["size"], words.listed([best["backend"], *best["level"]])), []).append(best["setting"])
+    (size, names), *others = places
+    if not others:
+        return f"Fastest all-reduce at {size}: {names}"
+    told = [f"{names} on {words.listed(where)}" for (_, names), where in places.items()]
+    return f"Fastest all-reduce at {size}: {'; '.join(told)}"
+
+
 def sentences(summary: pd.DataFrame | None) -> list[str]:
     """Warnings of wrong sums, then the fastest per setting, compared with the incumbent and with vLLM's own."""
     if summary is None or summary.empty:

@@ -6,6 +6,9 @@
 good as no change (`symmlib.analysis.serving`).
 """
 
+from collections import Counter
+from dataclasses import dataclass
+
 import pandas as pd
 
 from symmlib.analysis import fastest, invalid, words
@@ -18,47 +21,38 @@ PRELIMINARY = ("smoke", "quick")  # tiers in which the exact test cannot reach 0
 NOTHING = "Nothing was measured: this run has no results to judge."
 
 
-def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> str:
-    """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
+@dataclass(frozen=True)
+class Brief:
+    """A run in a line: `headline` and `certainty` as the functions of these names give them.
+
+    `verdict` is what the lead comparison says per token: one of `VERDICTS`, 'mixed' where cells differ, 'invalid' where
+    none counts; empty where nothing was judged.
+    """
+
+    headline: str
+    certainty: str = ""
+    verdict: str = ""
+
+
+def brief(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> Brief:
+    """`headline` and `certainty` at once; arguments as for `sentences`."""
     rows = headline_rows(comparison)
     if rows.empty:
-        settings = fastest.per_setting(summary)
-        if not settings:
-            return "Nothing was measured"
-        places: dict[tuple[str, str], list[str]] = {}  # (size, the fastest) -> where that is so
-        for best in settings:
-            places.setdefault((best["size"], words.listed([best["backend"], *best["level"]])), []).append(
-                best["setting"]
-            )
-        (size, names), *others = places
-        if not others:
-            return f"Fastest all-reduce at {size}: {names}"
-        told = [f"{names} on {words.listed(where)}" for (_, names), where in places.items()]
-        return f"Fastest all-reduce at {size}: {'; '.join(told)}"
+        return Brief(fastest.headline(summary))
     valid = rows[rows.verdict != "invalid"]
-    if valid.empty:
-        return "No verdict: every cell is invalid"
+    if valid.empty:  # then there is nothing to be certain of
+        return Brief("No verdict: every cell is invalid", "", "invalid")
     if (valid.tier == "smoke").all():
-        return "Smoke run: no verdict"
+        return Brief("Smoke run: no verdict", f"no verdict: {words.blocks(valid)}")
     lead = leading_pair(valid)
-    baseline, treatment = _pair(lead)
-    tpot = _weightiest(lead)
-    close = tpot.ratio.max() / tpot.ratio.min() < 1.25  # one number says it; the sentences give the range
-    amount, direction = words.change(pd.Series([words.geometric_mean(tpot.ratio)]) if close else tpot.ratio)
-    verdicts = set(tpot.verdict)
-    if verdicts == {"faster"}:
-        return f"Use {_the(treatment)}: {amount} {direction} per token than {baseline}"
-    if verdicts == {"slower"}:
-        return f"Keep {baseline}: {_the(treatment)} is {amount} {direction} per token"
-    if verdicts == {"equivalent"}:
-        return f"Keep {baseline}: {_the(treatment)} is as fast per token"
-    if verdicts == {"inconclusive"}:
-        return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
-    if {"faster", "slower"} <= verdicts:
-        return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
-    told = next(verdict for verdict in VERDICTS if verdict in verdicts)
-    than = f"as fast as {baseline}" if told == "equivalent" else f"{told} than {baseline}"
-    return f"Per token {_the(treatment)} is {than} in {(tpot.verdict == told).sum()} of {len(tpot)} cells"
+    verdicts = set(_weightiest(lead).verdict)
+    certain = f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
+    return Brief(_answer(lead), certain, verdicts.pop() if len(verdicts) == 1 else "mixed")
+
+
+def headline(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) -> str:
+    """The answer in one short line, without its uncertainty (which `certainty` and `sentences` carry)."""
+    return brief(comparison, summary).headline
 
 
 def certainty(comparison: pd.DataFrame | None) -> str:
@@ -66,13 +60,7 @@ def certainty(comparison: pd.DataFrame | None) -> str:
 
     Empty where nothing valid was compared: then there is nothing to be certain of.
     """
-    rows = headline_rows(comparison)
-    valid = rows[rows.verdict != "invalid"]
-    if valid.empty:
-        return ""
-    if (valid.tier == "smoke").all():
-        return f"no verdict: {words.blocks(valid)}"
-    return f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
+    return brief(comparison).certainty
 
 
 def sentences(
@@ -100,9 +88,13 @@ def headline_rows(comparison: pd.DataFrame | None) -> pd.DataFrame:
     rows = comparison[comparison.metric.isin(METRICS)]
     spoken = next((name for name in STATISTICS if (rows.statistic == name).any()), None)
     rows = rows[rows.statistic == spoken]
-    rows = rows.assign(verdict=rows.verdict.fillna("").astype(str), tier=rows.tier.fillna("").astype(str))
-    rows = rows.assign(cells=rows.groupby(["baseline", "treatment", "metric"]).ratio.transform("count"))
-    rows.loc[~rows.verdict.isin([*VERDICTS, "invalid"]), "verdict"] = "inconclusive"
+    compared = list(zip(rows.baseline, rows.treatment, rows.metric, strict=True))
+    cells = Counter(pair for pair, ratio in zip(compared, rows.ratio, strict=True) if pd.notna(ratio))
+    rows = rows.assign(
+        verdict=[said if said in (*VERDICTS, "invalid") else "inconclusive" for said in map(str, rows.verdict)],
+        tier=rows.tier.fillna("").astype(str),
+        cells=[cells[pair] for pair in compared],
+    )
     return rows[(rows.verdict == "invalid") | rows.ratio.notna()]
 
 
@@ -117,7 +109,7 @@ def leading_pair(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     lead = next((pair for pair in pairs if _pair(pair)[1] == "router"), pairs[0])
     for pair in pairs:
-        if _between(pair, lead, rows) == {"slower"}:
+        if pair is not lead and _between(pair, lead, rows) == {"slower"}:
             lead = pair
     return lead
 
@@ -129,6 +121,28 @@ def tally(verdicts: pd.Series, unit: str = " cells") -> str:
         return str(counts.index[0])
     told = words.listed(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
     return f"{told} of {len(verdicts)}{unit}"
+
+
+def _answer(lead: pd.DataFrame) -> str:
+    """The headline of the lead pair."""
+    baseline, treatment = _pair(lead)
+    tpot = _weightiest(lead)
+    close = tpot.ratio.max() / tpot.ratio.min() < 1.25  # one number says it; the sentences give the range
+    amount, direction = words.change(pd.Series([words.geometric_mean(tpot.ratio)]) if close else tpot.ratio)
+    verdicts = set(tpot.verdict)
+    if verdicts == {"faster"}:
+        return f"Use {_the(treatment)}: {amount} {direction} per token than {baseline}"
+    if verdicts == {"slower"}:
+        return f"Keep {baseline}: {_the(treatment)} is {amount} {direction} per token"
+    if verdicts == {"equivalent"}:
+        return f"Keep {baseline}: {_the(treatment)} is as fast per token"
+    if verdicts == {"inconclusive"}:
+        return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
+    if {"faster", "slower"} <= verdicts:
+        return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
+    told = next(verdict for verdict in VERDICTS if verdict in verdicts)
+    than = f"as fast as {baseline}" if told == "equivalent" else f"{told} than {baseline}"
+    return f"Per token {_the(treatment)} is {than} in {(tpot.verdict == told).sum()} of {len(tpot)} cells"
 
 
 def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[str]:
@@ -255,18 +269,26 @@ def _between(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> set[s
     """
     (_, one), (_, other) = _pair(arm), _pair(lead)
     tpot = rows[rows.metric == "tpot"]
-    direct = tpot[(tpot.baseline == one) & (tpot.treatment == other)]
-    if not direct.empty:
-        return set(direct.verdict)
-    reverse = tpot[(tpot.baseline == other) & (tpot.treatment == one)]
-    if not reverse.empty:
-        return {{"faster": "slower", "slower": "faster"}.get(verdict, verdict) for verdict in reverse.verdict}
-    shared = lead[lead.metric == "tpot"].merge(arm[arm.metric == "tpot"], on=["tp", "qps"], suffixes=("", "_arm"))
-    if not shared.empty and (shared.ci_high < shared.ci_low_arm).all():
+    said: dict[tuple, set[str]] = {}
+    for baseline, treatment, verdict in zip(tpot.baseline, tpot.treatment, tpot.verdict, strict=True):
+        said.setdefault((baseline, treatment), set()).add(verdict)
+    if (one, other) in said:
+        return said[one, other]
+    if (other, one) in said:
+        return {{"faster": "slower", "slower": "faster"}.get(verdict, verdict) for verdict in said[other, one]}
+    leads, arms = _tpot_intervals(lead), _tpot_intervals(arm)
+    shared = [(*leads[cell], *arms[cell]) for cell in leads.keys() & arms.keys()]
+    if shared and all(high < low_arm for _, high, low_arm, _ in shared):
         return {"faster"}
-    if not shared.empty and (shared.ci_low > shared.ci_high_arm).all():
+    if shared and all(low > high_arm for low, _, _, high_arm in shared):
         return {"slower"}
     return {"inconclusive"}
+
+
+def _tpot_intervals(pair: pd.DataFrame) -> dict[tuple, tuple[float, float]]:
+    """(tp, qps) -> the interval of the ratio of time per token."""
+    rows = pair[pair.metric == "tpot"]
+    return dict(zip(zip(rows.tp, rows.qps, strict=True), zip(rows.ci_low, rows.ci_high, strict=True), strict=True))
 
 
 def _ratios(rows: pd.DataFrame) -> str:

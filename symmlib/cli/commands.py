@@ -3,12 +3,13 @@
 import argparse
 
 from symmlib import __version__
-from symmlib.cli import accuracy, allreduce, reports, routes, serving, suite
+from symmlib.cli import accuracy, allreduce, numerics, reports, routes, serving, suite
 
 COMMANDS = (
     suite.add_doctor,
     suite.add_run,
     allreduce.add,
+    numerics.add,
     serving.add,
     accuracy.add,
     routes.add,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from symmlib import patience
 from symmlib.errors import UsageError, unknown
 from symmlib.live import Status, live
 from symmlib.progress import duration, say
@@ -198,7 +199,7 @@ class _Session(Session):
                 say(f"{place}{rest}")
                 status.update(f"{place}: it starts", left_s)
                 with standby as running:
-                    running.wait_until_imported()
+                    running.wait_until_imported(self.asked.ready_timeout_s)
                     commands = [self.start(running, turn)]
                     if number + 1 < len(turns):
                         standby = stack.enter_context(self.prepare(turns[number + 1]))
@@ -227,7 +228,7 @@ class _Session(Session):
             agreement.ask(
                 running.url, self.model, self.asked.agreement_prompts, self.asked.agreement_tokens, turn.answers
             )
-            timeout_s = 600 + ITEM_S * self.asked.limit
+            timeout_s = patience.seconds(600 + ITEM_S * self.asked.limit)
             evaluator.evaluate(
                 asked, turn.place / "lm_eval.log", timeout_s, lambda count: show(f"{count} of {self.asked.limit} items")
             )

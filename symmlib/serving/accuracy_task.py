@@ -66,7 +66,6 @@ class Evaluator:
         self.task = task
         offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE") if task.local else ()
         env: dict[str, str | None] = {
-            "OPENAI_API_KEY": "none",  # the server asks for none, and nobody else's key is to be sent anywhere
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
             "NO_COLOR": "1",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from symmlib.errors import SymmlibError
 from symmlib.runs import write_json
-from symmlib.serving import word_problems
+from symmlib.serving import access, word_problems
 from symmlib.serving.arithmetic_model import SHOTS
 from symmlib.serving.model import Model
 
@@ -58,7 +58,8 @@ def _gap(logprob: float, token: str, others: dict[str, float]) -> float:
 
 
 def _post(url: str, body: dict) -> dict:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **access.headers()}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S) as response:
             return json.load(response)

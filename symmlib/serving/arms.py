@@ -23,6 +23,8 @@ from symmlib.vllm_plugin import CHOICES
 VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
 ALL_REDUCES = (VLLM_DEFAULT, *CHOICES)
 OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
+# What would open a server to other machines, or to web pages from anywhere; a --config file could say any of it.
+EXPOSING = ("--allowed-origins", "--allow-credentials", "--uds", "--config")
 OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE", MARK)
 
 
@@ -79,12 +81,15 @@ def require_server_args(arguments: tuple[str, ...]) -> None:
     """Raise `UsageError` for arguments of `vllm serve` that are the experiment's to set, or that hold a secret."""
     for argument in arguments:
         name = argument.split("=")[0]
-        if name.replace("_", "-") in OURS or re.fullmatch(r"-tp\d+", name):  # vLLM takes either spelling
+        spelled = name.replace("_", "-")  # vLLM takes either spelling, and any beginning that fits no other option
+        if any(option == spelled or len(spelled) > 3 and option.startswith(spelled) for option in OURS + EXPOSING):
+            raise UsageError(f"server_args must not set {name}: the experiment does.")
+        if re.fullmatch(r"-tp\d+", name):
             raise UsageError(f"server_args must not set {name}: the experiment does.")
     if secret := secret_in(arguments):
         raise UsageError(
             f"server_args must not set {secret}: they are kept in the run's files. Set an environment variable "
-            "instead (HF_TOKEN); an API key is not needed, the server answers this machine alone."
+            "instead (HF_TOKEN); an API key is not needed, each server gets one that nobody else knows."
         )
 
 

@@ -13,16 +13,19 @@ As vLLM makes the requests and plans when to send them, both are noted in the fi
 held to the same requests, and the planned times by which a client that lags is found out.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
 import runpy
+import signal
 import socket
 import sys
 import traceback
 
 
 def main(address: str, program: str = "") -> None:
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks where it hangs; forks inherit it
     do = runpy.run_path(program)["job"] if program else _benchmark()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)

@@ -17,9 +17,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.errors import SymmlibError
 from symmlib.processes import ProcessGroup
 from symmlib.runs import write_json
+from symmlib.serving import access
 from symmlib.serving.experiment import WARMUP_SEED, ServingExperiment
 from symmlib.serving.model import Model
 from symmlib.serving.workload import dataset_arguments
@@ -68,13 +70,14 @@ class Client:
         argv = [sys.executable, "-P", str(Path(__file__).with_name("client.py")), str(address)]
         argv += [str(program)] if program else []
         ours = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
+        ours[access.CLIENT] = access.KEY
         self._group = ProcessGroup(argv, log=log, env={**ours, **(env or {})})
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported vLLM; raises `SymmlibError`, with the end of its log, if it ends instead."""
         if self._lines is None:
             self._lines = self._accept().makefile("rw")
-            self._answer(START_S)
+            self._answer(patience.seconds(START_S))
 
     def bench(
         self, arguments: list[str], place: Path, timeout_s: float, on_progress: Callable[[int], None] | None = None
@@ -128,7 +131,7 @@ class Client:
 
     def _accept(self) -> socket.socket:
         self._listener.settimeout(0.5)
-        for _ in range(2 * START_S):
+        for _ in range(round(2 * patience.seconds(START_S))):
             with contextlib.suppress(TimeoutError):
                 self._connection = self._listener.accept()[0]
                 return self._connection
@@ -144,9 +147,13 @@ class Client:
             answered = bool(select.select([self._connection], [], [], min(STEP_S, left_s))[0])
             meanwhile()
         # A line comes as a whole, so this does not wait; it is empty if the process has ended.
-        if not answered or not (answer := self._lines.readline().strip()):
-            raise SymmlibError(f"the load generator gave no answer in time. {self._log_end()}")
-        return answer
+        if answered and (answer := self._lines.readline().strip()):
+            return answer
+        if answered:
+            raise SymmlibError(f"the load generator has ended. {self._log_end()}")
+        halted = self._group.dump_stacks()
+        bound = f"within {timeout_s:g} s{halted} ({patience.PATIENCE} stretches how long to wait)"
+        raise SymmlibError(f"the load generator gave no answer {bound}. {self._log_end()}")
 
     def _log_end(self) -> str:
         return f"The end of its log {self._group.log}:\n{self._group.tail()}"
@@ -223,9 +230,10 @@ def _last_lines(log: Path, lines: int = 20) -> str:
 
 
 def _post(url: str, body: dict) -> dict:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **access.headers()}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=120) as response:
+        with urllib.request.urlopen(request, timeout=patience.seconds(120)) as response:
             return json.load(response)
     except OSError as error:
         raise SymmlibError(f"the server at {url} did not answer a single request: {error}.") from None

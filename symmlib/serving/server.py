@@ -21,7 +21,7 @@ from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
 from symmlib.runs import write_json
-from symmlib.serving import claim
+from symmlib.serving import access, claim
 from symmlib.serving.arms import VLLM_DEFAULT, Arm
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import Model
@@ -44,6 +44,7 @@ def command(experiment: ServingExperiment, model: Model, arm: Arm, tp: int, port
     """The `vllm serve` command of one arm; `kind` is `platform()`."""
     argv = ["vllm", "serve", model.name]
     argv += ["--tensor-parallel-size", str(tp), "--host", HOST, "--port", str(port)]
+    argv += ["--allowed-origins", "[]"]  # no page of another origin may read what it answers, as some vLLMs let
     argv += ["--max-model-len", str(experiment.max_model_len), "--no-enable-prefix-caching"]
     if model.dummy:
         argv += ["--load-format", "dummy"]
@@ -69,7 +70,7 @@ def environment(
         "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,
         "SYMMLIB_ROUTING_TABLE": table,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
-        "VLLM_API_KEY": None,  # the server answers this machine alone, and the load generator sends no key
+        access.SERVER: access.KEY,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": HOST,
         "GLOO_SOCKET_IFNAME": "lo",
@@ -142,10 +143,13 @@ class Server:
         argv = [sys.executable, "-P", str(Path(__file__).with_name("standby.py")), str(fifo), str(self._imported)]
         self._group = ProcessGroup(argv, log=log, env=env)
 
-    def wait_until_imported(self) -> None:
+    def wait_until_imported(self, timeout_s: float) -> None:
         """Wait until its imports are done and it costs no more time before `start`; raises as `wait_until_ready`."""
+        began = time.monotonic()
         while not self._imported.exists():
             self.check()
+            if time.monotonic() - began > timeout_s:
+                raise self._late(f"had not imported vLLM after {timeout_s:g} s")
             time.sleep(POLL_S)
 
     def start(self, argv: list[str], port: int) -> None:
@@ -168,10 +172,7 @@ class Server:
             if _answers(f"{self.url}/health"):
                 return waited
             if waited > timeout_s:
-                raise SymmlibError(
-                    f"{self.label} was not ready after {timeout_s:g} s (ready_timeout_s sets how long to wait). "
-                    f"{self._log_end()}"
-                )
+                raise self._late(f"was not ready after {timeout_s:g} s")
             if waited - reported >= REPORT_S:
                 say(f"{self.label} is starting, {waited:.0f} s so far: {_last_words(self._group.tail(40))}")
                 reported = waited
@@ -186,6 +187,10 @@ class Server:
             raise SymmlibError(f"{self.label} found its port taken. {_taken(self._port)}")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         raise SymmlibError(f"{self.label} {how}. {self._log_end()}")
+
+    def dump_stacks(self) -> str:
+        """Have its processes write their Python stacks into the log; see `ProcessGroup.dump_stacks`."""
+        return self._group.dump_stacks()
 
     def end(self, grace_s: float = 10) -> None:
         """End it, and remove the shared memory that it leaves behind. Safe to call again."""
@@ -217,6 +222,10 @@ class Server:
             with contextlib.suppress(UsageError):  # a full disk
                 write_json(self._note, sorted(map(str, self._memory)))
 
+    def _late(self, what: str) -> SymmlibError:
+        halted = self._group.dump_stacks()
+        return SymmlibError(f"{self.label} {what}{halted} (ready_timeout_s sets how long to wait). {self._log_end()}")
+
     def _log_end(self) -> str:
         cause = self._group.first_error()
         first = f"The first error in it: {cause}\n" if cause else ""
@@ -224,7 +233,8 @@ class Server:
 
 
 def shell(argv: list[str], env: dict[str, str | None]) -> str:
-    """One line for a shell that starts the same server."""
+    """One line for a shell that starts the same server, without the key, which is this process's."""
+    env = {**env, access.SERVER: None}
     sets = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items()) if value is not None]
     unsets = [f"-u {name}" for name, value in sorted(env.items()) if value is None]
     return " ".join(["env", *unsets, *sets, shlex.join(argv)])

@@ -147,6 +147,7 @@ def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_
     code = (
         # A shell starts background jobs, and so perhaps these tests, with Ctrl-C ignored, which children inherit.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from symmlib import live; live._Log.every_s = 0; "
         "from symmlib.allreduce import AllReducePlan, measure, read_results; "
         "measure(AllReducePlan(2, 'gloo', '2,16MiB', launches=1), sys.argv[1])"
     )
@@ -186,7 +187,7 @@ def test_messages_must_fit_the_memory_of_each_gpu_for_all_ranks_on_it(monkeypatc
     plan = AllReducePlan([2, 8], "symm_mem/one_shot", "1KiB,64MiB", one_gpu=one_gpu)
     told = pytest.raises(UsageError, match="8 ranks .* 64 MiB need about .* GB of GPU memory, and this GPU has 1")
     with told if refused else contextlib.nullcontext():
-        module._require_room(plan)
+        module.require_room(plan)
 
 
 def test_messages_that_do_not_fit_the_machine_are_refused(tmp_path, monkeypatch):

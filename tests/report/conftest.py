@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from symmlib.analysis import numerics
+from symmlib.analysis.floats import accumulate, round_to
 from symmlib.analysis.prediction import PREDICTED_COLUMNS, beside, measured
 from symmlib.report import make_report
 from symmlib.routing import Route, RoutingTable, Table
@@ -77,6 +80,11 @@ def serving_summary() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
+def requests() -> pd.DataFrame:
+    return invented_requests()
+
+
+@pytest.fixture(scope="session")
 def comparison() -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -112,6 +120,39 @@ def prediction(serving_summary, comparison) -> pd.DataFrame:
         for metric in ("ttft", "tpot")
     ]
     return beside(pd.DataFrame(predicted, columns=PREDICTED_COLUMNS), measured(serving_summary, pairs))
+
+
+@pytest.fixture(scope="session")
+def numerics_tables() -> dict[str, pd.DataFrame]:
+    """As `symmlib numerics` leaves them: gloo adds in the dtype, host/one_shot in fp32, vllm/shm was not there."""
+    ways = {"gloo": ("", "ring"), "host/one_shot": ("float32", "rank")}
+    summary, shown, special = [], [], []
+    for dtype in ("bfloat16", "float16"):
+        parts = np.random.default_rng(1).standard_normal((4, 800))
+        parts = round_to(parts, dtype)
+        for name, (within, order) in ways.items():
+            where = {"backend": name, "world_size": 4, "dtype": dtype, "inputs": "normal", "device": "cpu"}
+            result = accumulate(parts, dtype, within=within or dtype, order=order)
+            found = numerics.Found([["a"] * 100] * 4, {"a": result})
+            summary.append(where | numerics.judge(found, parts, dtype))
+            shown += [where | row for row in numerics.histogram_of(found, parts, dtype)]
+            case = {"case": "inf + 1", "expected": "inf", "got": "inf", "promised": name != "gloo", "ok": True}
+            odd = {"case": "smallest subnormal + 0", "expected": "1 smallest", "promised": name != "gloo"}
+            odd |= (
+                {"got": "0.0", "ok": False}
+                if (name, dtype) == ("gloo", "float16")
+                else {"got": "1 smallest", "ok": True}
+            )
+            special += [where | case, where | odd]
+        for way, rows in numerics.simulated(parts, dtype).items():
+            shown += [{**where, "backend": way, "device": "simulated"} | row for row in rows]
+    absent = {"backend": "vllm/shm", "world_size": 4, "dtype": "bfloat16", "status": "unavailable"}
+    summary.append({**absent, "device": "cpu", "reason": "vLLM is not installed in this environment"})
+    return {
+        "numerics": pd.DataFrame(summary, columns=numerics.SUMMARY_COLUMNS),
+        "ulp_histogram": pd.DataFrame(shown, columns=numerics.HISTOGRAM_COLUMNS),
+        "special_values": pd.DataFrame(special, columns=numerics.SPECIAL_COLUMNS),
+    }
 
 
 @pytest.fixture
@@ -174,6 +215,7 @@ def tables(allreduce_summary, serving_summary, comparison, gates, prediction) ->
     return {
         "allreduce_summary": allreduce_summary,
         "serving_summary": serving_summary,
+        "serving": invented_requests(),
         "comparison": comparison,
         "gates": gates,
         "prediction": prediction,
@@ -184,6 +226,22 @@ def tables(allreduce_summary, serving_summary, comparison, gates, prediction) ->
             [{**setting, "bytes": 1024, "backend": "host/one_shot", "ratio": 1.02, "ci_low": 1.01, "ci_high": 1.03}]
         ),
     }
+
+
+def invented_requests() -> pd.DataFrame:
+    """100 requests of every block, arm and rate, spread evenly from 60 to 140 % of the arm's times."""
+    return pd.DataFrame(
+        [
+            {"block": block, "arm": arm, "tp": 2, "qps": qps, "request": number, "start_s": number / qps,
+             "input_tokens": 128, "output_tokens": 32, "ttft_ms": times["ttft"] * spread,
+             "tpot_ms": times["tpot"] * spread, "e2el_ms": (times["ttft"] + 31 * times["tpot"]) * spread, "error": ""}
+            for block in (0, 1, 2)
+            for arm, times in TIMES_MS.items()
+            for qps in (4, 8)
+            for number in range(100)
+            for spread in [0.6 + 0.008 * number]
+        ]
+    )  # fmt: skip
 
 
 def _bare_run(directory):
@@ -208,7 +266,7 @@ def _whole_run(directory, tables):
     held_out = tables["allreduce_summary"]
     held_out = held_out[held_out.bytes == held_out.bytes.min()].assign(bytes=65538)
     write_csv(run / "check" / "results" / "allreduce_summary.csv", held_out)
-    routes = (Route(1 << 16, "host/one_shot"), Route(None, "host/two_shot"))
+    routes = (Route(1 << 16, "host/one_shot", (3 << 14, 5 << 14)), Route(None, "host/two_shot"))
     RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, f"run {RUN_ID}", routes),)).save(run / "routing.toml")
     write_text(run / "params.yaml", "name: synthetic\nparameters: {02_allreduce: {}, 03_routing: {}, 04_serving: {}}\n")
     write_text(run / "notebooks" / "02_allreduce.ipynb", "{}")

@@ -1,14 +1,19 @@
 """Gates that a real server and a real client trip: one server, of two requests at a time and without the plug-in."""
 
+import contextlib
+import json
 import os
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from symmlib.serving import ServingExperiment, gates, load, server
+from symmlib.serving import ServingExperiment, access, claim, gates, load, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.gates import Measurement
 from symmlib.serving.model import find_model
@@ -30,12 +35,12 @@ def running(tmp_path_factory):
         server.Server(env, log=place / "server.log", label="the test's server") as one,
         load.Client(place / "client.log") as client,
     ):
-        one.wait_until_imported()
+        one.wait_until_imported(240)
         port = server.free_port()
         one.start(server.command(EXPERIMENT, model, arm, 2, port, "cpu"), port)
         one.wait_until_ready(240)
         client.wait_until_ready()
-        yield SimpleNamespace(place=place, model=model, url=one.url, client=client)
+        yield SimpleNamespace(place=place, model=model, url=one.url, client=client, server=one)
 
 
 def measured(running, name: str, qps: float, *, instead: dict[str, str] | None = None) -> Measurement:
@@ -90,3 +95,50 @@ def test_a_client_that_stops_for_a_while_is_found_out(running):
         time.sleep(lasts_s)  # the fault itself, not a wait for something
     sending.join()
     assert "ms late" in result["found"]["sent on time"]
+
+
+def test_server_ranks_and_client_listen_on_the_loopback_interface_only(running):
+    found = listening()
+    assert ("127.0.0.1", int(running.url.rpartition(":")[2])) in found
+    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}, found
+
+
+def test_the_server_answers_only_those_who_have_its_key_and_no_page_of_another_origin(running):
+    body = json.dumps({"model": running.model.name, "prompt": "x", "max_tokens": 1}).encode()
+    here = {"Content-Type": "application/json", "Origin": "http://elsewhere.example"}
+    for stranger in ({}, {"Authorization": "Bearer none"}):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(f"{running.url}/v1/completions", body, here | stranger))
+        assert caught.value.code == 401
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{running.url}/v1/completions", body, here | access.headers())
+    ) as answer:
+        assert answer.status == 200 and "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_the_key_is_in_no_file(running):
+    files = [path for path in running.place.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if access.KEY.encode() in path.read_bytes()]
+
+
+def test_shared_memory_of_the_server_is_its_users_alone_and_has_names_that_nobody_guesses(running):
+    mapped = {path for process in descendants() for path in claim.mapped(process.pid)}
+    assert mapped
+    for path in mapped:
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert len(path.name.removeprefix("psm_")) >= 8, path
+
+
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def listening() -> set[tuple[str, int]]:
+    """(address, port) of all TCP sockets on which processes below this one listen."""
+    found = set()
+    for process in descendants():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("tcp")
+            found |= {tuple(one.laddr) for one in sockets if one.status == psutil.CONN_LISTEN}
+    return found

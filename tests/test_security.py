@@ -1,0 +1,222 @@
+"""What docs/security.md promises of the code itself and of a run's files: no shell, safe YAML, no secrets kept."""
+
+import ast
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import symmlib
+from symmlib import provenance
+from symmlib.errors import SymmlibError
+from symmlib.profiles import Profile
+from symmlib.provenance import secret_in
+from symmlib.report import make_index, make_report, publish
+from symmlib.runs import Run, without_secrets, write_text
+from symmlib.serving import access, claim, server
+from symmlib.serving.arms import Arm
+from symmlib.serving.experiment import ServingExperiment
+from symmlib.serving.model import Model
+
+ROOT = Path(symmlib.__file__).parent
+CALLS = [
+    (path.relative_to(ROOT.parent).as_posix(), node)
+    for path in [*ROOT.rglob("*.py"), *(ROOT.parent / "scripts").glob("*.py")]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Call)
+]
+TOKENS = {  # by how they are written into a command line or a log
+    "hf_AbCdEfGhIjKlMnOpQrSt": "{}",
+    "sk-proj-AbCdEfGhIjKlMn0123": "Authorization: Bearer {}",
+    "glpat-AbCdEfGh_IjKlMn": "--token={}",
+    "S3cr3t-of-nobody-else": "--api-key {}",
+    "pa55word-in-an-address": "http://user:{}@example.org/v1",
+}
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def test_nothing_is_interpolated_by_a_shell():
+    shells = [
+        (path, ast.unparse(node)[:80])
+        for path, node in CALLS
+        if called(node) in ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn")
+        or any(word.arg == "shell" and ast.unparse(word.value) != "False" for word in node.keywords)
+    ]
+    assert not shells
+
+
+def test_programs_are_started_with_lists_of_arguments():
+    starts = [(path, node) for path, node in CALLS if called(node) in ("subprocess.run", "subprocess.Popen")]
+    assert len(starts) >= 5
+    for path, node in starts:
+        text = isinstance(node.args[0], ast.JoinedStr) or isinstance(getattr(node.args[0], "value", None), str)
+        assert not text, (path, ast.unparse(node)[:80])
+
+
+def test_yaml_is_read_by_safe_loaders_only():
+    reads = [(path, node) for path, node in CALLS if called(node).startswith("yaml.")]
+    assert len(reads) >= 3
+    for path, node in reads:
+        assert called(node) != "yaml.load" or ast.unparse(node.args[1]) == "_Loader", path
+        assert "unsafe" not in called(node) and "full_load" not in called(node), path
+    from symmlib.profiles import _Loader, yaml
+
+    assert issubclass(_Loader, yaml.SafeLoader)
+    with pytest.raises(yaml.YAMLError):
+        yaml.load("!!python/object/apply:os.getcwd []", _Loader)
+
+
+def test_nothing_that_was_written_is_unpickled_or_evaluated():
+    loads = (
+        "pickle.load",
+        "pickle.loads",
+        "torch.load",
+        "marshal.loads",
+        "joblib.load",
+        "exec",
+        "numpy.load",
+        "np.load",
+    )
+    assert not [(path, called(node)) for path, node in CALLS if called(node) in loads]
+    evals = {(path, ast.unparse(node.args[0])) for path, node in CALLS if called(node) == "eval"}
+    # The annotations of the shipped notebooks' own parameters, with types as the only names.
+    assert evals <= {("symmlib/notebooks.py", "ast.unparse(node.annotation)")}
+
+
+@pytest.mark.parametrize("secret", TOKENS)
+def test_a_secret_in_the_command_line_gets_into_no_file(secret, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["symmlib", "run", "x", *TOKENS[secret].format(secret).split()])
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "Known-by-its-variable")
+    run = Run.create(Profile("x", "", {"01_environment": {}}), tmp_path)
+    with pytest.raises(SymmlibError), run.step("04_serving", {}):
+        # As a server's log ends, which an error quotes.
+        said = TOKENS[secret].format(secret)
+        raise SymmlibError(f"the server ended. The end of the log:\nargs: {said}\nwith Known-by-its-variable here")
+    run.finish()
+    make_report(run.path)
+    make_index(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"manifest.json", "04_serving.failure.json", "index.html"} <= {path.name for path in files}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert secret not in text and "Known-by-its-variable" not in text, path
+    assert "[redacted]" in (run.path / "manifest.json").read_text()
+    assert "the server ended" in (run.path / "04_serving.failure.json").read_text()
+
+
+@pytest.mark.parametrize("secret", TOKENS)
+def test_a_secret_in_a_log_or_a_copy_of_parameters_is_not_published(secret, tmp_path):
+    run = Run.create(Profile("x", "", {"01_environment": {}}), tmp_path / "reports")
+    said = TOKENS[secret].format(secret)
+    cell = {"cell_type": "code", "source": "1", "metadata": {}, "execution_count": 1,
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": f"{said}\n"}]}  # fmt: skip
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    write_text(run.raw / "serving" / "server.log", f"INFO args: {said}\n")
+    write_text(run.raw / "serving" / "commands.txt", f"vllm serve x {said}\n")
+    write_text(run.path / "params.yaml", f"name: x\nparameters: {{}}\n# {said}\n")
+    write_text(run.notebooks / "01_environment.ipynb", json.dumps(notebook))
+    run.finish()
+    publish(tmp_path / "reports", tmp_path / "site")
+    files = [path for path in (tmp_path / "site").rglob("*") if path.is_file()]
+    assert {"server.log", "commands.txt", "params.yaml", "manifest.json"} <= {path.name for path in files}
+    assert not [path for path in files if secret in path.read_text(encoding="utf-8")]
+
+
+def test_what_surrounds_a_secret_stays_what_it_was():
+    data = {"argv": ["symmlib", "--api-key", "S3cr3t-of-nobody-else", "--max-num-seqs", "64"], "files": {"x": 1}}
+    kept = without_secrets(data)
+    assert kept == {**data, "argv": ["symmlib", "--api-key", "[redacted]", "--max-num-seqs", "64"]}
+    # A number in the place of a secret: JSON with a bare word in it would be none.
+    assert without_secrets({"api_key": 123456789012, "why": "hf_AbCdEfGhIjKlMnOpQrSt"})["why"] == "[redacted]"
+    plain = {"files": {"raw/x": 3}, "reason": "", "steps": {"a": {"status": "ok", "ended": None}}}
+    assert without_secrets(plain) is plain
+
+
+@pytest.mark.parametrize("secret", TOKENS)
+def test_the_environment_in_the_manifest_is_an_allow_list_without_secrets(secret, monkeypatch):
+    monkeypatch.setenv("VLLM_EXTRA", TOKENS[secret].format(secret))
+    for name in ("HF_TOKEN", "VLLM_API_KEY", "NCCL_PASSWORD", "AWS_SECRET_ACCESS_KEY", "SOMETHING_ELSE", "HOME"):
+        monkeypatch.setenv(name, "plain")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    assert provenance.environment()["NCCL_DEBUG"] == "INFO"
+    assert "plain" not in provenance.environment().values()
+    assert not [value for value in provenance.environment().values() if secret in value]
+
+
+@pytest.mark.parametrize("secret", TOKENS)
+def test_arguments_for_servers_that_hold_a_secret_are_refused_without_saying_it(secret):
+    arguments = TOKENS[secret].format(secret).split() if secret[0] in "S" else ["--x", TOKENS[secret].format(secret)]
+    said = secret_in(arguments)
+    assert said and secret not in said
+
+
+def test_the_servers_command_keeps_it_to_this_machine_and_its_environment_has_a_key_that_no_command_shows():
+    experiment = ServingExperiment(arms=["gloo", "router"])
+    argv = server.command(experiment, Model("tiny", True, True), experiment.arms[0], 2, 8000, "cpu")
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert json.loads(argv[argv.index("--allowed-origins") + 1]) == []
+    env = server.environment(Model("tiny", True, True), Arm.of("gloo"), 2, "cuda", trace=Path("trace"))
+    assert env["VLLM_API_KEY"] == access.KEY and len(access.KEY) >= 32
+    assert env["VLLM_HOST_IP"] == "127.0.0.1" and env["GLOO_SOCKET_IFNAME"] == "lo"
+    assert access.KEY not in server.shell(argv, env)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--hos=0.0.0.0", "--host", "--allowed-origins", "--allowed_origins", "--allowed-orig", "--uds", "--config=x.yaml",
+     "--allow-credentials", "--port", "--por=1"],
+)  # fmt: skip
+def test_a_profile_cannot_open_a_server_by_an_option_or_its_beginning(argument):
+    """vLLM takes `--hos` for `--host`."""
+    with pytest.raises(SymmlibError, match="must not set"):
+        ServingExperiment(server_args=[argument, "x"])
+    with pytest.raises(SymmlibError, match="must not set"):
+        Arm.of({"all_reduce": "router", "server_args": [argument, "x"]})
+
+
+def test_the_key_is_another_in_each_process():
+    code = "from symmlib.serving.access import KEY; print(KEY)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert len(other) >= 32 and other != access.KEY
+
+
+def test_locks_lie_in_a_directory_that_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old = os.umask(0)
+    try:
+        with claim.alone(["cpu"], tmp_path / "raw", "a test"):
+            place = tmp_path / f"symmlib-{os.getuid()}"
+            assert stat.S_IMODE(place.stat().st_mode) == 0o700
+            assert {stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()} == {0o600}
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize("trap", ["a link to a directory", "a file", "a directory that others may write"])
+def test_a_lock_directory_that_somebody_else_prepared_is_refused(trap, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / f"symmlib-{os.getuid()}"
+    if trap == "a file":
+        place.write_text("")
+    elif trap == "a link to a directory":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(SymmlibError, match="this user's alone"), claim.alone(["cpu"], tmp_path / "raw", "a test"):
+        pass
+
+
+def test_the_host_communicators_memory_has_no_name():
+    """So there is none to guess; what nobody can open by name, others can reach only as the same user, by /proc."""
+    opened = {called(node) for path, node in CALLS if path == "symmlib/communicators/host.py"}
+    assert "os.memfd_create" in opened and not {name for name in opened if "SharedMemory" in name or "shm_" in name}
