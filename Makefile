@@ -2,16 +2,18 @@
 
 PROFILE ?=
 STACK ?= auto
-TESTS ?= tests
+TESTS ?= tests tests_faults/quick
+FAULTS ?= tests_faults
 
 export PYTHON HASHES
 
-.PHONY: help report test test-gpu lab doctor setup
+.PHONY: help report test test-gpu test-faults lab doctor setup
 
 help:
 	@echo "make report              measure on this machine and write a report (PROFILE=b200-tp8 for another profile)"
 	@echo "make test                run the tests (TESTS=tests/routing for some of them)"
 	@echo "make test-gpu            run the tests that need a GPU (one H100, H200 or B200 with NVIDIA MPS is enough)"
+	@echo "make test-faults         inject every fault of docs/faults.md and write its table anew"
 	@echo "make lab                 open the notebooks in JupyterLab"
 	@echo "make doctor              say what this machine can run, and why not what it can't"
 	@echo "make setup               only install (STACK=cpu or gpu against what the machine suggests)"
@@ -25,6 +27,11 @@ test: setup
 
 test-gpu: setup
 	@.venv/bin/python -m pytest tests_gpu
+
+test-faults: setup
+	@rm -f reports/faults.jsonl
+	@SYMMLIB_FAULTS=$(CURDIR)/reports/faults.jsonl .venv/bin/python -m pytest $(FAULTS)
+	@.venv/bin/python scripts/fault_table.py reports/faults.jsonl
 
 lab: setup
 	@.venv/bin/symmlib lab

@@ -3,14 +3,16 @@
     with live() as status:
         status.update("block 2 of 3, router, TP=2, 4 requests/s: 12 of 28 requests", left_s=95)
 
-On a terminal it is the last line, below the lines that `say` prints meanwhile. In a notebook it is one output of its
-cell. In a log it is a plain line now and then. A notebook that `symmlib run` executes passes it through a small file to
-that process, which shows it in its own place, so that the executed notebook keeps only how it ended.
+On a terminal it is the last line, below the lines that `say` prints meanwhile. In a notebook it is the first output of
+its cell, in bold while it runs. In a log it is a plain line now and then. A notebook that `symmlib run` executes passes
+it through a small file to that process, which shows it in its own place, so that the executed notebook keeps only how
+it ended.
 
-Serving experiments and `notebooks.execute` use it. An update costs at most the printing of a line, and never raises.
+Measurements and `notebooks.execute` use it. An update costs at most the printing of a line, and never raises.
 """
 
 import contextlib
+import html
 import os
 import re
 import sys
@@ -97,7 +99,7 @@ class _Terminal(Status):
 
 
 class _Kernel(Status):
-    """One output of a notebook's cell, replaced in place."""
+    """The first output of a notebook's cell, replaced in place; lines come below it."""
 
     every_s = 1.0
 
@@ -105,14 +107,22 @@ class _Kernel(Status):
         super().__init__()
         self._handle = None
 
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        if self._handle is None:
+            self._write("")  # takes the place above
+        yield
+
     def end(self, stopped: bool) -> None:
         if self.text:
-            self._write(progress.line(self._how_it_ended(stopped)))
+            self._display({"text/plain": progress.line(self._how_it_ended(stopped))})
 
     def _write(self, form: str) -> None:
+        self._display({"text/html": f'<b role="status">{html.escape(form)}</b>', "text/plain": form})
+
+    def _display(self, data: dict[str, str]) -> None:
         from IPython.display import display
 
-        data = {"text/plain": form}
         with contextlib.suppress(Exception):  # a front end that has left must not end what is running
             if self._handle is None:
                 self._handle = display(data, raw=True, display_id=True)
@@ -135,6 +145,10 @@ class _Passed(_Kernel):
             progress.say(self._how_it_ended(stopped))
         elif _in_kernel():
             super().end(stopped)
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        yield
 
     def _form(self) -> str:
         return progress.in_step(self.text + self.left) if self.text else ""  # the reader's line has the time

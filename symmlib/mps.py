@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
 
@@ -22,8 +23,8 @@ HELP = (
     "it comes with NVIDIA's driver (Ubuntu: nvidia-compute-utils-<version>, Debian: nvidia-cuda-mps); a container gets "
     "it with NVIDIA_DRIVER_CAPABILITIES=compute,utility"
 )
-START_TIMEOUT_S = 30
-ANSWER_TIMEOUT_S = 10
+START_TIMEOUT_S = patience.seconds(30)
+ANSWER_TIMEOUT_S = patience.seconds(10)
 QUIT_TIMEOUT_S = 10  # its server may wait for a kernel that waits for a dead rank: then all of it is ended
 
 
@@ -81,7 +82,7 @@ def _wait_for_answer(control: ProcessGroup, environment: dict[str, str]) -> None
         if (status := control.poll()) is not None:
             raise SymmlibError(f"NVIDIA MPS ended with status {status} as it was started.{_logged(control)}")
         if time.monotonic() > deadline:
-            raise SymmlibError(f"NVIDIA MPS did not answer within {START_TIMEOUT_S} s.{_logged(control)}")
+            raise SymmlibError(f"NVIDIA MPS did not answer within {START_TIMEOUT_S:g} s.{_logged(control)}")
         time.sleep(0.05)
 
 

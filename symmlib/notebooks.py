@@ -21,13 +21,14 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from symmlib import progress
+from symmlib import patience, progress
 from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.live import live, passed
 from symmlib.processes import ProcessGroup
 from symmlib.runs import PROJECT, Run, write_text
 
 DIRECTORY = PROJECT / "notebooks"
+SILENT_S = 3600  # everything that a notebook waits for says so, or gives up, long before
 _TYPES = {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)}
 
 
@@ -54,12 +55,11 @@ def path_of(name: str) -> Path:
 
 def parameters_of(name: str) -> dict[str, Parameter]:
     """The parameters of the notebook `name`, by name, read from its tagged cell."""
-    cells = json.loads(path_of(name).read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell for cell in _cells(name) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise SymmlibError(f"{path_of(name)} has {len(tagged)} cells tagged 'parameters'; it needs exactly one.")
     parameters = {}
-    for node in ast.parse("".join(tagged[0]["source"])).body:
+    for node in ast.parse(_source(tagged[0])).body:
         target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
         default = ast.literal_eval(node.value)
         annotated = (
@@ -97,7 +97,7 @@ def execute(run: Run, name: str, parameters: dict) -> None:
     # A file rather than -p options: papermill would turn the string 007 into the number 7. JSON is YAML.
     given = write_text(run.raw / "notebooks" / f"{name}.yaml", json.dumps(settings, indent=2) + "\n")
     command = [sys.executable, "-m", "papermill", str(path_of(name)), str(executed), "-f", str(given)]
-    command += ["--kernel", "python3", "--cwd", str(DIRECTORY), "--start-timeout", "300"]
+    command += ["--kernel", "python3", "--cwd", str(DIRECTORY), "--start-timeout", str(round(patience.seconds(300)))]
     command += ["--no-progress-bar", "--stdout-file", "-"]
     environment = {
         progress.STEP: name,
@@ -119,6 +119,9 @@ def begin(name: str, namespace: dict) -> Run:
     With `run_dir` empty, as by hand in JupyterLab or under plain papermill, a new run of the profile `interactive` is
     made. Raises `UsageError` if papermill set a parameter that does not exist, or any parameter has a wrong type.
     """
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)  # reasons are read to their ends
     known = parameters_of(name)
     injected = {key: namespace.get(key) for key in _injected(namespace.get("In", []))}
     settings = {key: namespace[key] for key in known if key in namespace}
@@ -140,14 +143,15 @@ def begin(name: str, namespace: dict) -> Run:
 
 
 class _HandRun:
-    """Keeps the only step of a run made by hand open until the next one begins or the kernel ends.
+    """Keeps the only step of a run made by hand open until the notebook's last cell has run.
 
-    It is ok if the last cell was.
+    If that never happens, until the next run begins or the kernel ends; then it is ok if the cell before was.
     """
 
     def __init__(self, run: Run, name: str, settings: dict):
         self._run = run
         self._error: BaseException | None = None
+        self._last = [_source(cell) for cell in _cells(name) if cell["cell_type"] == "code"][-1]
         self._shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if self._shell:
             self._shell.events.register("post_run_cell", self._note)
@@ -165,6 +169,8 @@ class _HandRun:
 
     def _note(self, result) -> None:
         self._error = result.error_before_exec or result.error_in_exec
+        if not self._error and result.info.raw_cell.strip() == self._last.strip():
+            _finish_by_hand()
 
 
 _by_hand: list[_HandRun] = []  # at most one: a kernel runs one notebook
@@ -174,6 +180,14 @@ _by_hand: list[_HandRun] = []  # at most one: a kernel runs one notebook
 def _finish_by_hand() -> None:
     while _by_hand:
         _by_hand.pop().finish()
+
+
+def _cells(name: str) -> list[dict]:
+    return json.loads(path_of(name).read_text(encoding="utf-8"))["cells"]
+
+
+def _source(cell: dict) -> str:
+    return "".join(cell["source"])
 
 
 def _injected(cells: list[str]) -> list[str]:
@@ -223,9 +237,12 @@ def _listing(known: dict[str, Parameter]) -> str:
 
 
 def _stream_progress(group: ProcessGroup, status_file: Path) -> None:
-    """Print the `say` lines in the group's log as they come, and show the status in the file, until the group ends."""
+    """Print the `say` lines in the group's log as they come, and show the status in the file, until the group ends.
+
+    Raises `SymmlibError` where neither changes for `SILENT_S` seconds.
+    """
     with open(group.log, encoding="utf-8", errors="replace") as log, live() as status:
-        rest = ""
+        rest, seen, moved, silent_s = "", None, time.monotonic(), patience.seconds(SILENT_S)
         while True:
             ended = group.poll() is not None  # asked before reading, so that nothing written last is missed
             *lines, rest = (rest + log.read()).split("\n")
@@ -234,7 +251,14 @@ def _stream_progress(group: ProcessGroup, status_file: Path) -> None:
                     progress.print_line(line)
             if ended:
                 return
-            status.update(passed(status_file))
+            status.update(shown := passed(status_file))
+            if (signs := (group.log.stat().st_size, shown)) != seen:
+                seen, moved = signs, time.monotonic()
+            elif time.monotonic() - moved > silent_s:
+                raise SymmlibError(
+                    f"its notebook gave no sign of life for {silent_s:g} s{group.dump_stacks()} ({patience.PATIENCE} "
+                    f"stretches how long to wait). The end of {group.log}:\n{group.tail()}"
+                )
             time.sleep(0.1)
 
 

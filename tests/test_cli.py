@@ -49,8 +49,9 @@ def refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "doctor", "run", "allreduce", "numerics", "serve", "routes", "routes show", "routes derive", "routes check",
-                "report", "publish", "lab"],
+    "command",
+    ["", "doctor", "run", "allreduce", "numerics", "serve", "accuracy", "routes", "routes show", "routes derive",
+     "routes check", "report", "publish", "lab"],
 )  # fmt: skip
 def test_every_command_says_how_it_is_used(command, capsys):
     with pytest.raises(SystemExit) as left:

@@ -230,7 +230,15 @@ def test_a_notebook_has_one_output_that_is_replaced(tmp_path, fifo):
     executed = Client(notebook(tmp_path, counts), kernel_name="python3").execute()
     shown = [output for output in executed.cells[0].outputs if output.output_type == "display_data"]
     assert without_clock([output.data["text/plain"] for output in shown]) == ["block 2 of 3, router: all requests"]
+    assert [*shown[0].data] == ["text/plain"]  # what was bold while it ran is a line among others now
     assert kinds.count("display_data") == 1 and 2 <= kinds.count("update_display_data") < 29
+
+
+def test_in_a_notebook_the_status_stands_above_the_lines(tmp_path):
+    cell = "from symmlib import live, progress\nwith live.live() as now:\n    progress.say('first'); now.update('done')"
+    executed = NotebookClient(notebook(tmp_path, cell), kernel_name="python3").execute()
+    shown, said = executed.cells[0].outputs
+    assert without_clock([shown.data["text/plain"], said.text.strip()]) == ["done", "first"]
 
 
 def test_a_notebook_that_stops_says_where(tmp_path):

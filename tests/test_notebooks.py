@@ -7,9 +7,11 @@ import sys
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from symmlib import notebooks
 from symmlib.errors import UsageError
+from symmlib.runs import REPORTS
 
 
 def papermill(name: str, executed, parameters: dict) -> subprocess.CompletedProcess:
@@ -37,7 +39,28 @@ def test_a_notebook_works_under_plain_papermill_on_a_run_that_is_there(smoke_run
     assert done.returncode == 0, done.stderr
     executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
     nbformat.validate(executed)
-    assert any("image/svg+xml" in str(cell.get("outputs")) for cell in executed.cells)
+    assert any("data:image/svg+xml" in str(cell.get("outputs")) for cell in executed.cells)
+
+
+def test_a_run_made_by_hand_ends_with_the_last_cell_or_the_kernel(tmp_path, monkeypatch):
+    monkeypatch.setenv(REPORTS, str(tmp_path))
+    notebook = nbformat.read(notebooks.path_of("06_pr20759"), as_version=4)
+    *before, last = [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+
+    def executed(client, *cells) -> str:
+        for number, cell in cells:
+            client.execute_cell(cell, number)
+        runs.append(max((tmp_path / "runs").iterdir()))
+        return json.loads((runs[-1] / "manifest.json").read_text())["status"]
+
+    runs = []
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    with client.setup_kernel():
+        assert executed(client, *before) == "running"
+        assert executed(client, last) == "ok"
+        assert executed(client, *before) == "running"  # Run All once more is another run
+    assert json.loads((runs[-1] / "manifest.json").read_text())["status"] == "ok"
+    assert runs[0] == runs[1] != runs[2]
 
 
 @pytest.mark.parametrize("name", notebooks.names())

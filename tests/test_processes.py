@@ -132,6 +132,62 @@ def test_a_time_out_names_the_command_and_shows_the_end_of_its_log(tmp_path):
         group.end(grace_s=0)
 
 
+LISTENING = """
+import faulthandler, signal, subprocess, sys, time
+faulthandler.register(signal.SIGUSR1)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+def sleep_for_ever():
+    time.sleep(600)
+print("ready", flush=True)
+sleep_for_ever()
+"""
+
+
+def test_a_command_that_hangs_tells_where_and_what_does_not_listen_lives_on(tmp_path):
+    with ProcessGroup(python(LISTENING), log=tmp_path / "log") as group:
+        until(lambda: "ready" in group.tail(), "the command")
+        assert group.dump_stacks(PATIENCE_S) == ""
+        assert "in sleep_for_ever" in (tmp_path / "log").read_text()
+        assert len(group.members()) == 2 and group.poll() is None  # SIGUSR1 would have ended the child
+
+
+def test_a_command_that_somebody_stopped_is_named(tmp_path):
+    with ProcessGroup(python(STUBBORN), log=tmp_path / "log") as group:
+        until(lambda: "ready" in group.tail(), "the command")
+        os.kill(group.pid, signal.SIGSTOP)
+        stopped = f"; stopped by a signal: process {group.pid}"
+        until(lambda: group.dump_stacks(0) == stopped, "the command to stop")
+        group.end(grace_s=0)
+
+
+def test_shared_memory_of_what_is_killed_is_removed_even_if_the_parent_dies(tmp_path):
+    memory = Path(f"/dev/shm/psm_test{os.getpid()}")
+    code = f"""
+import mmap, os, time
+with open({str(memory)!r}, "wb+") as file:
+    file.truncate(4096)
+    held = mmap.mmap(file.fileno(), 4096)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        python(
+            "import time; from pathlib import Path; from symmlib.processes import ProcessGroup\n"
+            f"group = ProcessGroup({python(code)!r}, log=Path({str(tmp_path / 'log')!r})); time.sleep(600)"
+        ),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        family = family_of(tmp_path / "log")
+        assert memory.exists()
+        parent.kill()
+        parent.wait()
+        until(lambda: gone(family), "the family to end after its parent")
+        until(lambda: not memory.exists(), "its memory to go")
+    finally:
+        memory.unlink(missing_ok=True)
+
+
 def test_a_command_that_does_not_exist_says_so(tmp_path):
     with pytest.raises(SymmlibError, match="cannot start no-such-command: .*No such file"):
         ProcessGroup(["no-such-command"], log=tmp_path / "log")

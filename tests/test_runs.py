@@ -174,6 +174,14 @@ def test_a_run_that_is_being_executed_is_not_resumed(run):
         pass
 
 
+def test_what_a_killed_process_had_half_written_is_removed_when_the_run_is_gone_on_with(run):
+    dead, alive = run.results / ".gates.csv.999999999", run.results / f".gates.csv.{os.getpid()}"
+    for half in (dead, alive):
+        half.write_text("gate,ce")
+    with run.executing():
+        assert not dead.exists() and alive.exists()
+
+
 def test_an_index_is_made_only_beside_runs(run, tmp_path):
     stranger = write_text(tmp_path / "mine" / "index.html", "a page of somebody else")
     copy = shutil.copytree(run.path, tmp_path / "mine" / "copies" / "run")

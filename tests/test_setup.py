@@ -31,7 +31,7 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower()  # without extras
 
 
 def test_the_conda_environment_has_the_pins_of_the_gpu_stack():

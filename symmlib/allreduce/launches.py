@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.communicators.gpu import ONE_GPU
 from symmlib.errors import SymmlibError
+from symmlib.live import Status, live
 from symmlib.mps import mps
 from symmlib.processes import ProcessGroup
 from symmlib.progress import duration, say
@@ -23,6 +25,7 @@ from symmlib.runs import write_text
 from symmlib.sizes import format_size
 
 POLL_S = 0.2
+START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
 # One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
 # Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
@@ -38,7 +41,8 @@ SHARED_GPU = {
 class Launches:
     """The launches of one measurement, in `raw`; they count on from `number`, whatever plan they are of.
 
-    `worker` is the module that every rank runs; a launch without progress for `stall_s` seconds is ended.
+    `worker` is the module that every rank runs; a launch that has started and makes no progress for
+    `stall_s` seconds is ended.
     """
 
     raw: Path
@@ -51,16 +55,25 @@ class Launches:
 
         Raises `SymmlibError`, with the end of its log, for a launch that ended while no backend was running.
         """
+        with live() as status:
+            self._run(plan, left_out, status)
+
+    def _run(self, plan: AllReducePlan, left_out: list[str], status: Status) -> None:
         path = write_text(self.raw / f"plan-{self.number + 1}.json", plan.dumps())
         done, seconds = 0, None
         while done < plan.launches and len(left_out) < len(plan.backends):
             self.number += 1
-            about = f" (about {duration(seconds)} each)" if seconds else ""
-            say(f"launch {done + 1} of {plan.launches} on {plan.world_size} ranks{about}")
+            place = f"launch {done + 1} of {plan.launches} on {plan.world_size} ranks"
+            say(place + (f" (about {duration(seconds)} each)" if seconds else ""))
             started = time.monotonic()
+            ends = started + seconds * (plan.launches - done) if seconds else None
             files = LaunchFiles(self.raw, self.number)
             arguments = [str(path), str(self.number), str(self.raw), "--without", ",".join(left_out)]
-            ended, log_tail = self._launch(plan, files, arguments)
+            shown = _Shown(status, place, plan.sizes, ends)
+            shown.at("ranks start")
+            ended, log_tail = torchrun(
+                self.worker, plan.world_size, files, arguments, stall_s=self.stall_s, one_gpu=plan.one_gpu, tell=shown
+            )
             now = files.reported()
             if not ended or now.get("doing") == CLOSING:  # what dies there has measured everything
                 if ended:
@@ -82,17 +95,23 @@ class Launches:
                 ]
             )
 
-    def _launch(self, plan: AllReducePlan, files: LaunchFiles, arguments: list[str]) -> tuple[str, str]:
-        """Run one launch to its end, as `torchrun`, saying which size it is at."""
 
-        def tell(now: dict, seen: dict) -> None:
-            if now.get("bytes") not in (None, seen.get("bytes")):
-                position = f"{plan.sizes.index(now['bytes']) + 1} of {len(plan.sizes)}"
-                say(f"  {format_size(now['bytes'])}, size {position}")
+@dataclass(frozen=True)
+class _Shown:
+    """Where a person sees which size the launch at `place` is at, and what is left until the moment `ends` (monotonic,
+    s; None while nobody knows)."""
 
-        return torchrun(
-            self.worker, plan.world_size, files, arguments, stall_s=self.stall_s, one_gpu=plan.one_gpu, tell=tell
-        )
+    status: Status
+    place: str
+    sizes: tuple[int, ...]
+    ends: float | None
+
+    def __call__(self, now: dict, seen: dict) -> None:
+        if now.get("bytes") is not None:
+            self.at(f"{format_size(now['bytes'])}, size {self.sizes.index(now['bytes']) + 1} of {len(self.sizes)}")
+
+    def at(self, position: str) -> None:
+        self.status.update(f"{self.place}: {position}", self.ends and self.ends - time.monotonic())
 
 
 def torchrun(
@@ -108,7 +127,8 @@ def torchrun(
     """One launch of the module `worker` on `world_size` ranks, to its end.
 
     Returns what became of it ('' if all went well) and the end of its log. It is ended where `files.reported` stays the
-    same for `stall_s` seconds; `tell(now, seen)` is called with what is reported and what was before, at each change.
+    same for `stall_s` seconds, its ranks' stacks then being in the log; `tell(now, seen)` is called with what is
+    reported and what was before, at each change.
     """
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
@@ -126,8 +146,10 @@ def torchrun(
             if now != seen:
                 tell(now, seen)
                 seen, moved = now, time.monotonic()
-            elif time.monotonic() - moved > stall_s:
-                return f"made no progress for {stall_s:g} s{_first_error(group)}", group.tail()
+            limit_s = stall_s if seen else max(stall_s, patience.seconds(START_S))
+            if time.monotonic() - moved > limit_s:
+                halted = group.dump_stacks()
+                return f"made no progress for {limit_s:g} s{halted}{_first_error(group)}", group.tail(60)
             time.sleep(POLL_S)
         status = group.poll()
         return f"ended with exit status {status}{_first_error(group)}" if status else "", group.tail()

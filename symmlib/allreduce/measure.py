@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from symmlib import mps
+from symmlib import mps, patience
 from symmlib.allreduce.launches import Launches, failed_check
 from symmlib.allreduce.plan import ITEMSIZE, AllReducePlan
 from symmlib.allreduce.refine import further_sizes, in_words, rivals, unresolved_bounds
@@ -30,12 +30,13 @@ from symmlib.sizes import format_size
 
 WORKER = "symmlib.allreduce.worker"
 COPIES = 24  # of the largest message that a rank holds while it checks one, float64 sums included
+STALL_S = 120  # without progress, after which a launch is ended
 CONTEXT_BYTES = 512 << 20  # of a rank on its GPU: CUDA's own, and the kernels of torch
 SYMMETRIC_BYTES = 5 * (64 << 20)  # the buffers of our communicators and of vLLM's
 GPU_COPIES = 6  # of the largest message that a rank holds on its GPU while it checks one
 
 
-def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: float = 120) -> pd.DataFrame:
+def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: float | None = None) -> pd.DataFrame:
     """Measure `plan` and return its summary, one row per backend and size (columns: `analysis.allreduce.summarize`).
 
     Of several world sizes each is measured in turn, with launches counted on. Writes `out/raw/allreduce/` (`plan.json`,
@@ -44,13 +45,15 @@ def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: fl
     error.
 
     A backend that is not there, raises or sums wrong costs its own rows: they say why. One that kills a launch, or
-    leaves it without progress for `stall_s` seconds, ends that launch; the next goes on without it, and stands in for
-    the one that was lost. A launch that dies of anything else raises `SymmlibError` with the end of its log, as does a
-    plan of which nothing at all could be timed. `worker` is the module that every rank runs. Raises `UsageError` for a
+    leaves it without progress for `stall_s` seconds (by default 120, stretched by SYMMLIB_PATIENCE), ends that launch,
+    whose log then holds the stacks of its ranks; the next goes on without it, and stands in for the one that was lost.
+    A launch that dies of anything else raises `SymmlibError` with the end of its log, as does a plan of which nothing
+    at all could be timed. `worker` is the module that every rank runs. Raises `UsageError` for a
     plan that this machine has not the GPUs or the memory for.
     """
     require_room(plan)
     raw = Path(out) / "raw" / "allreduce"
+    stall_s = patience.seconds(STALL_S) if stall_s is None else stall_s
     with alone(raw):
         return _measure(plan, raw, Path(out) / "results", worker, stall_s)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from symmlib.progress import say
+
 CLOSING = "closing backends"  # what a rank reports to be doing when everything is measured
 SAMPLE_COLUMNS = ["launch", "round", "backend", "world_size", "dtype", "mode", "bytes", "iteration", "time_us"]
 CHECK_COLUMNS = [
@@ -24,6 +26,7 @@ CHECK_COLUMNS = [
     "max_abs_error",
     "bitwise_equal_across_ranks",
 ]
+NUMBERS = {"launch", "round", "world_size", "bytes", "iteration", "time_us"}  # in every row that is whole
 
 
 class LaunchFiles:
@@ -53,12 +56,12 @@ class LaunchFiles:
         """What was last reported; empty before that."""
         try:
             return json.loads(self.progress.read_text())
-        except FileNotFoundError:
+        except (OSError, ValueError):  # not there yet, or not whole
             return {}
 
 
 def read_samples(directory: Path) -> pd.DataFrame:
-    """The samples of all launches, in order."""
+    """The samples of all launches, in order. Rows that are damaged are left out, and counted in a line."""
     return _read(directory.glob("launch-*[0-9].csv"), SAMPLE_COLUMNS)
 
 
@@ -80,7 +83,39 @@ def _append(path: Path, columns: list[str], rows: list[dict]) -> None:
 def _read(paths, columns: list[str]) -> pd.DataFrame:
     frames = []
     for path in sorted(paths, key=lambda path: int(path.name.split(".")[0].removeprefix("launch-"))):
-        whole_lines = path.read_text().rpartition("\n")[0]  # a launch that was killed may leave half a line
-        frames.append(pd.read_csv(io.StringIO(whole_lines or ",".join(columns)), dtype={"reason": str}))
+        # A launch that was killed may leave half a line.
+        whole_lines = path.read_text(errors="replace").rpartition("\n")[0] or ",".join(columns)
+        try:
+            frame = _parsed(whole_lines)
+            numeric = all(pd.api.types.is_numeric_dtype(frame[name]) for name in NUMBERS.intersection(columns))
+            damaged = [*frame.columns] != columns or len(frame) and not numeric or _has_gaps(frame)
+        except (ValueError, KeyError):  # pandas' own parsing errors are ValueErrors
+            damaged = True
+        frames.append(_undamaged(path, whole_lines, columns) if damaged else frame)
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _parsed(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text), dtype={"reason": str})
+
+
+def _has_gaps(frame: pd.DataFrame) -> bool:
+    return bool(frame[[*NUMBERS.intersection(frame.columns)]].isna().any(axis=None))
+
+
+def _undamaged(path: Path, text: str, columns: list[str]) -> pd.DataFrame:
+    """The rows of `text` that are whole, one by one: as many fields as `columns`, and numbers where numbers belong."""
+    header = ",".join(columns)
+    lines = [line for line in text.split("\n") if line != header]
+    kept = [line for line in lines if _is_row(line, columns)]
+    say(f"{path}: {len(lines) - len(kept)} of {len(lines)} rows are damaged and left out")
+    return _parsed("\n".join([header, *kept]))
+
+
+def _is_row(line: str, columns: list[str]) -> bool:
+    try:
+        row = dict(zip(columns, next(csv.reader([line], strict=True)), strict=True))
+        return all(float(row[name]) >= 0 for name in NUMBERS.intersection(columns))
+    except (StopIteration, ValueError, csv.Error):
+        return False

@@ -5,10 +5,12 @@ writes the launch's files (`samples.LaunchFiles`) into DIRECTORY.
 """
 
 import argparse
+import faulthandler
 import functools
 import gc
 import os
 import random
+import signal
 import time
 import traceback
 from datetime import timedelta
@@ -17,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from symmlib import patience
 from symmlib.allreduce.correctness import Sums, check, differing, make_sums
 from symmlib.allreduce.plan import ROUTER, AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
@@ -28,9 +31,11 @@ from symmlib.errors import RankLost, SymmlibError
 from symmlib.routing import Router, RoutingTable
 from symmlib.sizes import format_size
 
-GLOO_TIMEOUT = timedelta(seconds=60)  # for one all-reduce of a measured backend, after which it has failed
-HOST_TIMEOUT_S = 30.0  # for a rank to come to one of ours: less than `measure` waits for progress, so that it says why
-START_TIMEOUT_S = 60.0  # for a rank to come to a common start
+# For one all-reduce of a measured backend, after which it has failed.
+GLOO_TIMEOUT = timedelta(seconds=patience.seconds(60))
+# For a rank to come to one of ours: less than `measure` waits for progress, so that it says why.
+HOST_TIMEOUT_S = patience.seconds(30)
+START_TIMEOUT_S = patience.seconds(60)  # for a rank to come to a common start
 
 
 def main() -> None:
@@ -40,6 +45,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--without", default="", help="backends of the plan to leave out, separated by commas")
     arguments = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks a launch that hangs where it does
     plan = AllReducePlan.loads(arguments.plan.read_text())
     names = [name for name in plan.backends if name not in arguments.without.split(",")]
 

@@ -31,6 +31,10 @@ WAYS = {  # a name for the table: (which dtype every partial sum is rounded to, 
     "simulated/own_ring": ("", "ring", "{dtype}, in a ring"),
     "simulated/own_tree": ("", "tree", "{dtype}, in a tree"),
 }
+FROM_OWN = {  # the same for ranks that each begin with their own message and go round: ranks get different bits
+    "simulated/fp32_from_own_rank": ("float32", "fp32, each rank's own first"),
+    "simulated/own_from_own_rank": ("", "{dtype}, each rank's own first"),
+}
 PROMISED = ("host/", "triton/")  # ours: fp32, in rank order, rounded once
 
 
@@ -60,9 +64,9 @@ def judge(found: Found, parts: np.ndarray, dtype: str) -> dict:
 
     Errors are the largest over all ranks, calls and elements, infinite where a NaN was found; ulps are of all distinct
     results together; `share_nearest` of the elements are the yardstick itself. `same_bits_as`: those of `WAYS` that
-    would have given these very bits, which tells how a backend adds where they differ. `status` is "failed", with what
-    was seen as `reason`, where a repeated call gave other bits, or an element is further off than rounding every
-    partial sum to the dtype explains.
+    would have given these very bits, else of `FROM_OWN`, which tells how a backend adds where they differ. `status` is
+    "failed", with what was seen as `reason`, where a repeated call gave other bits, or an element is further off than
+    rounding every partial sum to the dtype explains.
     """
     exact = parts.sum(axis=0)
     nearest = round_to(exact, dtype)
@@ -70,11 +74,6 @@ def judge(found: Found, parts: np.ndarray, dtype: str) -> dict:
     off = np.max([np.nan_to_num(np.abs(one - exact), nan=np.inf) for one in results], axis=0)
     ulps = np.concatenate([steps(one, nearest, dtype) for one in results])
     relative = off[exact != 0] / np.abs(exact[exact != 0])
-    same = [
-        name
-        for name, result in _simulated(parts, dtype).items()
-        if len(results) == 1 and np.array_equal(result, results[0], equal_nan=True)
-    ]
     reasons = _differing(found), _beyond_rounding(off, parts, dtype)
     reason = "; ".join(one for one in reasons if one)
     return {
@@ -87,7 +86,7 @@ def judge(found: Found, parts: np.ndarray, dtype: str) -> dict:
         "repeats": len(found.digests[0]),
         "identical_repeats": found.identical_repeats,
         "identical_across_ranks": found.identical_across_ranks,
-        "same_bits_as": " ".join(name.removeprefix(SIMULATED) for name in same),
+        "same_bits_as": " ".join(name.removeprefix(SIMULATED) for name in _same_bits(found, parts, dtype)),
         "status": "failed" if reason else "ok",
         "reason": reason,
     }
@@ -117,8 +116,8 @@ def simulated(parts: np.ndarray, dtype: str) -> dict[str, list[dict]]:
 
 
 def in_words(name: str, dtype: str) -> str:
-    """A backend, or one of `WAYS` in words: 'bf16, in a ring'."""
-    return WAYS[name][2].format(dtype=SHORT[dtype]) if name in WAYS else name
+    """A backend, or one of `WAYS` or `FROM_OWN` in words: 'bf16, in a ring'."""
+    return (WAYS | FROM_OWN)[name][-1].format(dtype=SHORT[dtype]) if name in WAYS | FROM_OWN else name
 
 
 def promised(backend: str) -> bool:
@@ -182,9 +181,8 @@ def _nearest(ranks: str, rows: pd.DataFrame) -> list[str]:
             rest = f"; {words.listed(some)} are" if some else ""
             told.append(f"On {ranks} every {shown} sum of {words.listed(exact)} is the float64 sum rounded once{rest}")
         else:
-            told.append(
-                f"On {ranks} {words.span(others, _percent)} of a backend's {shown} sums are the float64 sum so rounded"
-            )
+            share = words.span(others, _percent)
+            told.append(f"On {ranks} {share} of a backend's {shown} sums are the float64 sum rounded once")
     return told
 
 
@@ -215,6 +213,26 @@ def _simulated(parts: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     for name, (within, order, _) in WAYS.items():
         names.setdefault((within or dtype, order), name)
     return {name: accumulate(parts, dtype, within=within, order=order) for (within, order), name in names.items()}
+
+
+def _same_bits(found: Found, parts: np.ndarray, dtype: str) -> list[str]:
+    """Those of `WAYS`, else the one of `FROM_OWN`, that give each rank what it got."""
+    if not found.identical_repeats:
+        return []
+    of_ranks = [found.values[calls[0]] for calls in found.digests]
+
+    def gives(result_of) -> bool:
+        return all(np.array_equal(result_of(rank), one, equal_nan=True) for rank, one in enumerate(of_ranks))
+
+    same = [name for name, result in _simulated(parts, dtype).items() if gives(lambda _, result=result: result)]
+    for name, (within, _) in FROM_OWN.items():
+
+        def from_own(rank: int, within: str = within or dtype) -> np.ndarray:
+            return accumulate(np.roll(parts, -rank, axis=0), dtype, within=within, order="rank")
+
+        if not same and gives(from_own):
+            same.append(name)
+    return same
 
 
 def _differing(found: Found) -> str:

@@ -4,6 +4,7 @@
 `own_reductions` puts a run's measurements into the same columns. Called by the report and by `06_pr20759`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -15,7 +16,11 @@ SETTING = (
     "Llama-3.1-70B-Instruct on B200, TP 4 and 8, sonnet dataset (550 tokens in, 150 out, 200 shared), prefix caching "
     "off, 60 s at QPS 1, 5 and 10"
 )
+METRICS, STATISTICS = ("ttft", "tpot"), ("mean", "median")
 CAVEAT = "one run each, 60 requests at QPS 1: no interval can be given, so a difference of a few per cent may be chance"
+SAME_SHAPES = ("dummy-70b", "Llama-3.1-70B-Instruct")  # ends a model's name that has the published one's shapes
+SAME_REQUESTS = {"input_len": 550, "output_len": 150, "prefix_len": 200}
+REFERENCE_COLUMNS = ["tp", "qps", "arm", "metric", "statistic", "value_ms"]
 REDUCTION_COLUMNS = ["tp", "qps", "metric", "statistic", "baseline_ms", "symm_mem_ms", "reduction_pct"]
 OWN_COLUMNS = [
     "tp",
@@ -64,11 +69,25 @@ def reductions(published: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (tp, qps), cell in published.groupby(["tp", "qps"]):
         arms = cell.set_index("arm")
-        for metric in ("ttft", "tpot"):
-            for statistic in ("mean", "median"):
+        for metric in METRICS:
+            for statistic in STATISTICS:
                 before, after = (float(arms.loc[arm, f"{statistic}_{metric}_ms"]) for arm in ("baseline", "symm_mem"))
                 rows.append([tp, qps, metric, statistic, before, after, 100 * (1 - after / before)])
     return pd.DataFrame(rows, columns=REDUCTION_COLUMNS)
+
+
+def reference(experiment: Mapping) -> pd.DataFrame | None:
+    """The published times (`REFERENCE_COLUMNS`), if `experiment` asked the same of a model of the same shapes.
+
+    `experiment`: as raw/serving/experiment.json keeps it. None where model or requests differ: then milliseconds say
+    nothing about each other. Which TP and QPS are the same is for the reader of the rows to see.
+    """
+    same_model = str(experiment.get("model", "")).rstrip("/").endswith(SAME_SHAPES)
+    if not same_model or any(experiment.get(name) != value for name, value in SAME_REQUESTS.items()):
+        return None
+    wide = load().melt(id_vars=["tp", "qps", "arm"], value_vars=[f"{s}_{m}_ms" for s in STATISTICS for m in METRICS])
+    named = wide.variable.str.extract(r"(?P<statistic>\w+)_(?P<metric>\w+)_ms")
+    return wide.join(named).rename(columns={"value": "value_ms"})[REFERENCE_COLUMNS]
 
 
 def claims(published: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +100,7 @@ def claims(published: pd.DataFrame) -> pd.DataFrame:
     saved = reductions(published)
     rows = []
     for claim in CLAIMS:
-        for statistic in ("mean", "median"):
+        for statistic in STATISTICS:
             chosen = saved.query("tp == @claim.tp and metric == @claim.metric and statistic == @statistic")
             by_qps = dict(zip(chosen.qps, chosen.reduction_pct, strict=True))
             recomputed = ", ".join(f"{pct:.1f} % at QPS {qps}" for qps, pct in by_qps.items())

@@ -52,6 +52,13 @@ def bandwidth(gbps: float) -> str:
     return f"{gbps:.{0 if gbps >= 99.5 else 3}{'f' if gbps >= 99.5 else 'g'}} GB/s"
 
 
+def digits(value: float) -> str:
+    """A number with the three digits that count, without its unit: 0.612, 3.08, 45.1, 205, 13841; 0 is '0'."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))}f}"
+
+
 def size(nbytes: float) -> str:
     """Bytes in words, rounded where they are no round number: 65536 -> '64 KiB', 1482910 -> '1.41 MiB'."""
     for name, unit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):

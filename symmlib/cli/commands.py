@@ -3,7 +3,7 @@
 import argparse
 
 from symmlib import __version__
-from symmlib.cli import allreduce, numerics, reports, routes, serving, suite
+from symmlib.cli import accuracy, allreduce, numerics, reports, routes, serving, suite
 
 COMMANDS = (
     suite.add_doctor,
@@ -11,6 +11,7 @@ COMMANDS = (
     allreduce.add,
     numerics.add,
     serving.add,
+    accuracy.add,
     routes.add,
     reports.add_report,
     reports.add_publish,

@@ -1,8 +1,5 @@
 """`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
 
-import os
-import sys
-
 from symmlib import progress
 from symmlib.cli.options import add_command, add_reports_dir, path
 from symmlib.cli.output import short
@@ -27,6 +24,7 @@ def add_lab(commands) -> None:
     command.add_argument(
         "options", nargs="*", metavar="OPTION", help="for JupyterLab, after --, such as -- --no-browser"
     )
+    add_reports_dir(command)
 
 
 def doctor(arguments) -> int:
@@ -76,12 +74,7 @@ def run(arguments) -> int:
 
 
 def lab(arguments) -> int:
-    from symmlib import notebooks
+    from symmlib.lab import open_lab
 
-    command = [sys.executable, "-m", "jupyterlab", str(notebooks.DIRECTORY), "--ServerApp.ip=127.0.0.1"]
-    command += [f"--ServerApp.root_dir={notebooks.DIRECTORY}"]
-    if os.geteuid() == 0:  # the usual user of a container; the server answers this machine alone, and wants a token
-        command += ["--allow-root"]
-    command += arguments.options
-    # In this process's place: Ctrl-C, and the question that Jupyter asks then, belong to it.
-    os.execve(command[0], command, {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"})
+    open_lab(arguments.reports_dir, arguments.options)
+    return 0  # not reached: this process is JupyterLab now

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from symmlib import patience
 from symmlib.communicators import base
 from symmlib.errors import RankLost, RanksDisagree, SymmlibError
 
@@ -27,7 +28,7 @@ MAX_WORLD_SIZE = 8
 SLOT_BYTES = 1 << 18  # a message travels in chunks of this size: measured best, small enough to stay in a core's cache
 SPINS = 4000  # tries before a waiting rank yields its core: about 50 us, longer than ranks usually drift apart
 PATIENCE = 200  # further tries before a kernel returns so that signals and dead peers are noticed
-TIMEOUT_S = 300.0  # how long a rank waits for a live peer: it may be compiling, or reading weights
+TIMEOUT_S = patience.seconds(300)  # how long a rank waits for a live peer: it may be compiling, or reading weights
 
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -138,7 +139,7 @@ class HostCommunicator:
             if time.monotonic() > deadline:
                 raise RankLost(
                     f"rank {self._behind()[0]} did not come to an all-reduce within {self.timeout_s:g} s "
-                    "(timeout_s of HostCommunicator); its process is alive but does something else"
+                    "(timeout_s of HostCommunicator, or SYMMLIB_PATIENCE); its process is alive but does something else"
                 )
             status = kernel(self._control, *arguments)
         if status == self._module.MISMATCH:

@@ -5,6 +5,7 @@ Nothing here raises for a result that is missing, empty or damaged; the report i
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ import yaml
 
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
-from symmlib.errors import SymmlibError, UsageError
+from symmlib.errors import SymmlibError
+from symmlib.report.manifest import read_manifest
 from symmlib.routing import RoutingTable, show
 
 TABLES = {  # name of the table: (the step that makes it, the columns the report needs)
@@ -21,6 +23,7 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "backend world_size dtype mode bytes launches median_us busbw_gbps wrong status reason",
     ),
     "serving_summary": ("04_serving", "block arm tp qps metric statistic value_ms"),
+    "serving": ("04_serving", "block arm tp qps ttft_ms tpot_ms"),  # a row per request
     "comparison": (
         "04_serving",
         "tp qps metric statistic baseline treatment ratio ci_low ci_high p_value blocks tier verdict",
@@ -30,6 +33,16 @@ TABLES = {  # name of the table: (the step that makes it, the columns the report
         "04_serving",
         "tp qps metric statistic baseline treatment predicted_ms measured_ms "
         "measured_low_ms measured_high_ms explained",
+    ),
+    "accuracy": ("05_accuracy", "tp arm task filter n correct accuracy stderr"),
+    "accuracy_comparison": (
+        "05_accuracy",
+        "tp task filter baseline treatment n only_baseline only_treatment difference ci_low ci_high p_holm detectable "
+        "verdict note",
+    ),
+    "agreement_summary": (
+        "05_accuracy",
+        "tp baseline treatment prompts identical earliest_divergence largest_gap not_close verdict",
     ),
     "regret": ("03_routing", "world_size dtype mode bytes chosen best regret"),
     "router_cost": ("03_routing", "world_size dtype mode bytes backend ratio ci_low ci_high"),
@@ -41,13 +54,16 @@ OPTIONAL_TABLES = {  # most runs have none
     "ulp_histogram": ("05_accuracy", "backend world_size dtype inputs ulp_from share"),
     "special_values": ("05_accuracy", "backend world_size dtype case expected got promised ok"),
 }  # fmt: skip
-FOLLOWS = {"prediction": "comparison"}  # is not missed where that, on which it rests, is not there
+FOLLOWS = {  # a table is not missed where that on which it rests is not there
+    "prediction": "comparison",
+    "serving": "serving_summary",
+    "accuracy_comparison": "accuracy",
+    "agreement_summary": "accuracy",
+}
 SAMPLES = "results/allreduce.csv"  # large; read only where they are needed; a published run may have it as .gz
 HELD_OUT = "check/results/allreduce_summary.csv"  # of the sizes that `regret` judges; columns as allreduce_summary's
-EMPTY_MANIFEST = dict(status="running", profile="", argv=[], started=None, ended=None, reason="", topology="")
-EMPTY_MANIFEST |= dict(profile_hash="", git={}, versions={}, hardware={}, environment={}, steps={})
 TEXT_COLUMNS = ["backend", "dtype", "mode", "status", "reason", "arm", "metric", "statistic", "baseline", "treatment"]
-TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source"]
+TEXT_COLUMNS += ["tier", "verdict", "gate", "cell", "chosen", "best", "source", "task", "filter", "note"]
 TEXT_COLUMNS += ["inputs", "case", "expected", "got", "same_bits_as"]
 
 
@@ -76,10 +92,22 @@ class Contents:
     def workload(self) -> str:
         """What the servers were asked, in a phrase, and by which vLLM; empty where nobody wrote it down."""
         try:
-            said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
-            return f"{said['workload']}; vLLM {said['vllm']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            return f"{self.experiment['workload']}; vLLM {self.experiment['vllm']}"
+        except KeyError:
             return ""
+
+    @cached_property
+    def experiment(self) -> dict:
+        """The serving experiment as it was asked for; empty where nobody wrote it down."""
+        try:
+            said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def link(self, *names: str) -> str:
+        """The first of the files `names` that the run has, to be linked; empty without any."""
+        return next((name for name in names if (self.path / name).is_file()), "")
 
     def samples(self) -> pd.DataFrame | None:
         """The micro-benchmark's samples whose times count, as `analysis.allreduce.timed` gives them; None without."""
@@ -137,39 +165,6 @@ def glance(run_dir: Path, names: list[str]) -> Contents:
         there = (path / "results" / f"{name}.csv").is_file()
         contents.tables[name] = _table(contents, f"results/{name}.csv", step, columns.split()) if there else None
     return contents
-
-
-def read_manifest(path: Path) -> dict:
-    """The manifest of the run in `path`; raises `UsageError` if there is none that can be read."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} is no run's directory: it has no manifest.json.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read {path / 'manifest.json'}: {error}.") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("steps", {}), dict):
-        raise UsageError(f"{path / 'manifest.json'} holds no manifest.")
-    return _well_typed({**EMPTY_MANIFEST, "run_id": path.name, **manifest})
-
-
-def _well_typed(manifest: dict) -> dict:
-    """`manifest` with every field of a wrong type replaced by the empty one."""
-    for key, empty in {**EMPTY_MANIFEST, "run_id": ""}.items():
-        wanted = str if empty is None else type(empty)
-        if not isinstance(manifest[key], wanted) and manifest[key] is not None or manifest[key] is None is not empty:
-            manifest[key] = empty
-    hardware = manifest["hardware"]
-    cpu, gpus = hardware.get("cpu"), hardware.get("gpus")
-    cpu = {**cpu} if isinstance(cpu, dict) else {}
-    if not isinstance(cpu.get("memory_bytes"), int):
-        cpu.pop("memory_bytes", None)
-    gpus = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
-    manifest["hardware"] = {**hardware, "cpu": cpu, "gpus": [{k: str(v) for k, v in gpu.items()} for gpu in gpus]}
-    if not isinstance(manifest["git"].get("revision"), str):
-        manifest["git"] = {}
-    steps = manifest["steps"].items()
-    manifest["steps"] = {name: record if isinstance(record, dict) else {} for name, record in steps}
-    return manifest
 
 
 def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFrame | None]:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from symmlib.analysis.floats import NO_NUMBER, SHORT
-from symmlib.analysis.numerics import WAYS, in_words, sentences
+from symmlib.analysis.numerics import FROM_OWN, WAYS, in_words, sentences
 from symmlib.report import figures
 from symmlib.report.contents import Contents
 from symmlib.report.parts import Table, plot
@@ -42,8 +42,8 @@ def special_table(special: pd.DataFrame) -> Table:
         rows.append([case, _by_dtype(wanted.dtype, wanted.expected), *got.values()])
     caption = (
         f"Special values on {ranks} ranks. Ranks that a case does not name give 0, or what does not matter. What is "
-        "promised for our own backends: the sum in fp32, in the order of ranks, rounded once, subnormals kept. Smallest: "
-        "the smallest subnormal number"
+        "promised for our own backends: the sum in fp32, in the order of ranks, rounded once, subnormals kept. "
+        "Smallest: the smallest subnormal number"
     )
     return Table(caption, ["case", "promised", *backends], rows, wordy=True)
 
@@ -90,7 +90,7 @@ def _by_dtype(dtypes: pd.Series, values: pd.Series, always: bool = False) -> str
 
 
 def _known(names) -> list[str]:
-    return [name for name in str(names).split() if f"simulated/{name}" in WAYS]
+    return [name for name in str(names).split() if f"simulated/{name}" in WAYS | FROM_OWN]
 
 
 def _steps(value: float) -> str:

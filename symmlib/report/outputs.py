@@ -4,6 +4,7 @@ Called by `notebook_pages`. A picture keeps the words that its output's metadata
 is cut down to text, tables and links; lines of progress are gathered, apart from what a cell had to say.
 """
 
+import base64
 import html
 import re
 from collections.abc import Callable
@@ -27,11 +28,16 @@ ATTRIBUTES = {
     "th": ["colspan", "rowspan", "scope", "headers"],
     "details": ["open"],
 }
+IMAGE = re.compile(
+    r'\s*<img src="data:image/svg\+xml;base64,([^"]*)" alt="([^"]*)">\s*'
+)  # as `svg.Figure` shows itself
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 UNSAFE_SVG = re.compile(  # that may run, or load from elsewhere
     r"<script|<foreignobject|<image|<!entity|\son\w+\s*=|@import|(?:href|src)\s*=\s*[\"'](?!#)|url\((?!#)",
     re.IGNORECASE,
 )
+ROW = r"<tr\b.*?</tr>"
+NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(?:e[-+]?\d+)?|-?inf|nan|None|&lt;NA&gt;|", re.IGNORECASE)
 MAX_LINES = 40  # of printed text; what is longer is folded
 
 
@@ -93,15 +99,16 @@ def _as_seen(text: str) -> list[str]:
 def _shown(output: NotebookNode, name: str, may_link: Callable[[str], bool]) -> list[NotebookNode]:
     data, metadata = output.get("data", {}), output.get("metadata", {})
     words = _whole(data.get("text/plain", "")).strip()
-    if "image/svg+xml" in data:
-        alt = str(metadata.get("image/svg+xml", {}).get("alt") or words or "a figure without a description")
-        return [_output("text/html", _picture(_whole(data["image/svg+xml"]), name, words or alt, alt), "picture")]
+    source, alt = _svg(data, metadata)
+    if source:
+        alt = alt or words or "a figure without a description"
+        return [_output("text/html", _picture(source, name, words or alt, alt), "picture")]
     for kind in PICTURES.keys() & data.keys():
         alt = html.escape(str(metadata.get(kind, {}).get("alt") or words or "a picture without a description"))
         source = re.sub(r"[^A-Za-z0-9+/=]", "", _whole(data[kind]))
         return [_output("text/html", f'<img alt="{alt}" src="data:{kind};base64,{source}">', "picture")]
     if "text/html" in data:
-        safe = sanitized(_whole(data["text/html"]), may_link)
+        safe = _aligned(sanitized(_whole(data["text/html"]), may_link))
         return [_output("text/html", safe, "html")] if safe.strip() else []
     if words:
         return [_text(strip_ansi(words), "progress" if is_line(words) else "text")]
@@ -110,15 +117,47 @@ def _shown(output: NotebookNode, name: str, may_link: Callable[[str], bool]) -> 
     )
 
 
+def _svg(data: dict, metadata: dict) -> tuple[str, str]:
+    """The SVG among what an output has, as such or as the one image in its HTML, and its alternative text."""
+    if "image/svg+xml" in data:
+        return _whole(data["image/svg+xml"]), str(metadata.get("image/svg+xml", {}).get("alt") or "")
+    image = IMAGE.fullmatch(_whole(data.get("text/html", "")))
+    try:
+        return (base64.b64decode(image[1]).decode(), html.unescape(image[2])) if image else ("", "")
+    except ValueError:  # neither base64 nor UTF-8
+        return "", ""
+
+
 def _picture(picture: str, name: str, words: str, alt: str) -> str:
     """An SVG in the page, in the colours of the reader's scheme; one that could load or run anything, as an image."""
     title = words.split("\n")[0]
     if UNSAFE_SVG.search(_without_prolog(picture)):
-        from base64 import b64encode
-
-        source = b64encode(picture.encode()).decode()
+        source = base64.b64encode(picture.encode()).decode()
         return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{source}">'
     return svg.adopted(picture, name, title, alt)
+
+
+def _aligned(table: str) -> str:
+    """HTML with columns of numbers marked as such; frames write their alignment into styles, which are not kept."""
+    lines = [re.findall(r"<(t[hd])\b[^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(ROW, table, re.DOTALL)]
+    cells = [(place, text) for line in lines for place, (tag, text) in enumerate(line) if tag == "td"]
+    words = {place for place, text in cells if not NUMBER.fullmatch(text.strip())}
+    numeric = {place for place, text in cells if text.strip()} - words
+
+    def align(row: re.Match) -> str:
+        places = iter(range(row[0].count("<t") + 1))
+        tag = re.compile(r"<t([hd])\b(?:( [^>]*?)class=\"([^\"]*)\"([^>]*)|([^>]*))>")
+
+        def mark(cell: re.Match) -> str:
+            if next(places) not in numeric:
+                return cell[0]
+            if cell[3] is None:
+                return f'<t{cell[1]} class="number"{cell[5]}>'
+            return f'<t{cell[1]}{cell[2]}class="{cell[3]} number"{cell[4]}>'
+
+        return tag.sub(mark, row[0])
+
+    return re.sub(ROW, align, table, flags=re.DOTALL)
 
 
 def _without_prolog(picture: str) -> str:

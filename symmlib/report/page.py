@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from symmlib.analysis import words
-from symmlib.report import contents, numerics, prediction, scripts, sections, style, timings
+from symmlib.report import accuracy, contents, numerics, prediction, scripts, sections, style, timings
 from symmlib.report.entry import NO_ANSWER
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
@@ -24,23 +24,40 @@ STATUS_WORDS = {
     "invalid": "measured, but a gate says invalid",
     "running": "still running",
 }
-SECTIONS = {
+SECTIONS = {  # what each makes of a run's `Contents`
     "answer": sections.answer,
     "tiles": sections.tiles,
     "serving": sections.serving,
-    "prediction": prediction.explained,
+    "accuracy": accuracy.answers,
     "allreduce": timings.allreduce,
     "routes": timings.routes,
+    "prediction": prediction.explained,
     "published": sections.beside_published,
     "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
 }
-NEEDED = {  # section: (what is absent where the section is left out, of which of its parts it has none then)
+NAMES = {  # sections in their order: `templates/sections/<id>.html`, and what the contents call it
+    "serving": "Serving",
+    "allreduce": "All-reduce",
+    "routes": "Routes",
+    "prediction": "Prediction",
+    "accuracy": "Accuracy",
+    "numerics": "Sums",
+    "published": "Published B200",
+    "gates": "Gates",
+    "missing": "Missing",
+    "provenance": "Repeat it",
+    "files": "Files",
+}
+NEEDED = {  # section: (what is absent where it is left out, if that is to be told; of which of its parts it has none)
     "serving": ("serving results", ("plots", "table")),
     "allreduce": ("all-reduce results", ("plots",)),
     "routes": ("routing table", ("plots",)),
+    "prediction": ("", ("sentences",)),
+    "numerics": ("", ("table",)),
     "gates": ("gates", ("table",)),
+    "accuracy": ("accuracy results", ("scores",)),
 }
 
 
@@ -56,6 +73,7 @@ def make_report(run_dir: Path) -> Path:
     page = environment().get_template("report.html")
     html = page.render(
         run=run,
+        names=NAMES.items(),
         manifest=run.manifest,
         machine=contents.machine(run.manifest),
         banner=run.banner,
@@ -104,7 +122,7 @@ def environment() -> Environment:
         "when": contents.when,
         "link": _link,
         "breakable": _breakable,
-        "no_such": lambda names: words.listed(f"no {name}" for name in names),
+        "no_such": lambda names: words.listed(f"no {name}" for name in names if name),
     }
     made.globals |= {"css_variables": lambda scheme: Markup(style.css_variables(scheme)), "status_words": STATUS_WORDS}
     made.globals |= {"script": scripts.script, "script_policy": lambda: Markup(scripts.script_policy())}

@@ -15,16 +15,15 @@ HOW = (
 
 
 def explained(run: Contents) -> dict:
-    """`sentences` on what the all-reduce explains, `plots` of predicted beside measured, and the `table`."""
+    """`sentences` on what the all-reduce explains, `plots` of predicted beside measured, or else its `table`."""
     table = run.tables["prediction"]
     if table is None:
         return {"sentences": [], "plots": [], "table": None}
-    drawable = not headline_rows(table).empty
-    return {
-        "sentences": sentences(table),
-        "plots": [plot("prediction", figures.predicted_beside_measured, table)] if drawable else [],
-        "table": _table(table),
-    }
+    if headline_rows(table).empty:
+        return {"sentences": sentences(table), "plots": [], "table": _table(table)}
+    source = "results/prediction.csv"
+    drawn = plot("prediction", figures.predicted_beside_measured, table, tables=[_table(table)], source=source)
+    return {"sentences": sentences(table), "plots": [drawn], "table": None}
 
 
 def _table(table: pd.DataFrame) -> Table:
@@ -47,9 +46,9 @@ def _table(table: pd.DataFrame) -> Table:
         "QPS",
         "what",
         "treatment − baseline",
-        "predicted",
-        "measured",
-        "95 % interval",
+        "predicted, ms",
+        "measured, ms",
+        "95 % interval, ms",
         "explained",
         "note",
     ]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from symmlib.analysis import bands, fastest, published, verdicts, words
 from symmlib.analysis.allreduce import VLLM_WAYS
+from symmlib.analysis.distributions import counting
 from symmlib.report import contents, figures
 from symmlib.report.contents import Contents
 from symmlib.report.parts import Table, plot, unbroken
@@ -63,17 +64,24 @@ def tiles(run: Contents) -> list[Tile]:
 
 
 def serving(run: Contents) -> dict:
-    """`plots` (TTFT and TPOT against QPS), `effects` (ratios with intervals), the `table` of all comparisons, and the
-    `workload` in a phrase."""
-    summary, comparison = run.tables["serving_summary"], run.tables["comparison"]
-    section = {"plots": [], "effects": [], "table": None, "workload": run.workload}
-    if summary is not None:
-        baseline = None if comparison is None else comparison.baseline.iloc[0]
-        section["plots"].append(plot("ttft-tpot", figures.ttft_tpot, summary, baseline=baseline))
+    """`plots` (ratios with intervals first, then TTFT and TPOT against QPS, then how requests are spread), whether they
+    say anything of `effects`, the `table` of all comparisons, and the `workload` in a phrase."""
+    summary, comparison, requests = (run.tables[name] for name in ("serving_summary", "comparison", "serving"))
+    section = {"plots": [], "effects": False, "table": None, "workload": run.workload}
     if comparison is not None:
-        if (verdicts.headline_rows(comparison).verdict != "invalid").any():
-            section["effects"].append(plot("effects", figures.effects, comparison, run.tables["noise_floor"]))
         section["table"] = _comparison_table(comparison)
+        section["effects"] = bool((verdicts.headline_rows(comparison).verdict != "invalid").any())
+    if section["effects"]:
+        floor, source = run.tables["noise_floor"], "results/comparison.csv"
+        section["plots"].append(plot("effects", figures.effects, comparison, floor, source=source))
+    baseline = None if comparison is None else comparison.baseline.iloc[0]
+    if summary is not None:
+        reference, source = published.reference(run.experiment), "results/serving_summary.csv"
+        drawn = plot("ttft-tpot", figures.ttft_tpot, summary, baseline, reference, source=source)
+        section["plots"].append(drawn)
+    if requests is not None and not counting(requests, comparison).empty:
+        drawn = plot("spread", figures.distributions, requests, comparison, baseline, source="results/serving.csv")
+        section["plots"].append(drawn)
     return section
 
 
@@ -105,6 +113,7 @@ def beside_published(run: Contents) -> dict:
         ),
         "beside": Table("Published numbers and this run's", columns, beside, frozenset(range(2, 8))),
         "has_own": not own.empty,
+        "same_shapes": published.reference(run.experiment) is not None,
         "source": published.SOURCE,
         "url": published.SOURCE_URL,
         "setting": published.SETTING,
@@ -185,9 +194,10 @@ def _comparison_table(comparison: pd.DataFrame) -> Table:
         "verdict",
     ]
     caption = (
-        "Every comparison. Its cells (TP, QPS) are judged together: with 95 % all their intervals cover the true "
-        "ratios at once, and p is adjusted by Holm. Faster and slower: the interval leaves out 1 and the ratio lies "
-        "beyond the band; equivalent: the interval lies inside it."
+        "Every comparison. ITL is the gap between two tokens of a request, E2EL the time from sending it to its last "
+        "token; p90 and so on are percentiles. Cells (TP, QPS) are judged together: with 95 % all their intervals "
+        "cover the true ratios at once, and p is adjusted by Holm. Faster and slower: the interval leaves out 1 and "
+        "the ratio lies beyond the band; equivalent: the interval lies inside it."
     )
     return Table(caption, columns, rows, frozenset({0, 1, 4, 5, 6, 7, 8}))
 

@@ -11,6 +11,7 @@ import textwrap
 from html import escape
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import Rectangle
 
@@ -24,23 +25,29 @@ LINE_IN = 0.165  # of that text
 
 class Figure(MatplotlibFigure):
     """A matplotlib figure with `finding` (its title, computed from the data), `alt` (what it shows, in words, for
-    those who do not see it) and `reading` (one sentence: how to read it). A `banner` is drawn, too (`carry`)."""
+    those who do not see it) and `reading` (one sentence: how to read it). A `banner` is drawn, too (`carry`).
+
+    `numbers`: the values that are drawn, a row per mark or per place on the axis, with their units in the columns'
+    names; None where nothing is drawn."""
 
     finding: str = ""
     alt: str = ""
     reading: str = ""
+    numbers: pd.DataFrame | None = None
     banner: str = ""
     banner_in: float = 0  # inches that it takes
     key_in: float = 0  # inches that its key takes
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        """What Jupyter shows: the titled picture; as PNG where SVG is not trusted; as words where no picture can be."""
+        """What Jupyter shows: the titled picture, as an HTML image because JupyterLab gives every other kind an empty
+        alternative text; as PNG where HTML is not shown; as words where no picture can be."""
+        picture = base64.b64encode(titled(self, "svg")).decode()
         data = {
-            "image/svg+xml": titled(self, "svg").decode(),
+            "text/html": f'<img src="data:image/svg+xml;base64,{picture}" alt="{escape(self.alt)}">',
             "image/png": base64.b64encode(titled(self, "png")).decode(),
             "text/plain": f"{self.finding}\n{self.alt}",
         }
-        return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"alt": self.alt}}
+        return data, {"image/png": {"alt": self.alt}}
 
 
 def carry(figure: Figure, banner: str) -> None:
@@ -79,9 +86,9 @@ def titled(figure: Figure, format: str) -> bytes:
     room = 0.2 * len(lines) + 0.12
     figure.set_size_inches(width, height + room)
     lay_out(figure, room)
-    title = figure.text(
-        0.01, 1 - 0.06 / (height + room), "\n".join(lines), va="top", weight="bold", size=style.FONT_PT + 1
-    )
+    ink = style.COLOURS["ink"][0]  # or it is black, which no scheme changes
+    words = {"va": "top", "weight": "bold", "size": style.FONT_PT + 1, "color": ink}
+    title = figure.text(0.01, 1 - 0.06 / (height + room), "\n".join(lines), **words)
     title.set_in_layout(False)
     try:
         return _render(figure, format, facecolor=style.COLOURS["paper"][0])

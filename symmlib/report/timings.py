@@ -11,34 +11,25 @@ from symmlib.analysis import alpha_beta, words
 from symmlib.analysis.allreduce import SETTING, VLLM_WAYS, against
 from symmlib.report import contents, figures
 from symmlib.report.contents import Contents
-from symmlib.report.figures.canvas import setting_words
+from symmlib.report.figures.settings import SIZE, setting_words
 from symmlib.report.parts import Table, plot, unbroken
 from symmlib.sizes import format_size
 
 
 def allreduce(run: Contents) -> dict:
-    """`plots` (time, bus bandwidth, and the share of the bound where there is one), `tables` of medians, one per
-    (world size, dtype, mode), and `against`: the table of ratios to vLLM's way, where that was measured."""
+    """`plots` (time with the router's path, bus bandwidth, and the share of the bound where there is one), and
+    `against`: the table of ratios to vLLM's way, where that was measured."""
     summary = run.tables["allreduce_summary"]
     if summary is None:
-        return {"plots": [], "tables": [], "against": None}
-    plots = [plot("latency", figures.latency, summary), plot("busbw", figures.bus_bandwidth, summary)]
+        return {"plots": [], "against": None}
+    source = "results/allreduce_summary.csv"
+    plots = [
+        plot("latency", figures.latency, summary, run.routes, tables=_medians(run), source=source),
+        plot("busbw", figures.bus_bandwidth, summary, run.routes, source=source),
+    ]
     if alpha_beta.bounds(summary, contents.gpu_names(run.manifest)).share.notna().any():
         plots.append(plot("roofline", figures.roofline, summary, run.manifest))
-    ran = summary[summary.median_us.notna()]
-    tables = []
-    for (world_size, dtype, mode), rows in ran.groupby(["world_size", "dtype", "mode"], sort=False):
-        names = list(dict.fromkeys(rows.backend))
-        cells = rows.set_index(["bytes", "backend"])
-        body = [
-            [unbroken(format_size(int(size))), *(_time_cell(cells, (size, name)) for name in names)]
-            for size in sorted(rows.bytes.unique())
-        ]
-        setting = f"{world_size} ranks, {dtype}, {mode}"
-        caption = _caption(f"Median time of one all-reduce in µs, by its size per rank; {setting}", run)
-        numeric = frozenset(range(1, len(names) + 1))
-        tables.append(Table(caption, ["size", *names], body, numeric, name=f"Median times on {setting}"))
-    return {"plots": plots, "tables": tables, "against": _against_table(run)}
+    return {"plots": plots, "against": _against_table(run)}
 
 
 def not_run(run: Contents) -> list[tuple[str, str]]:
@@ -58,7 +49,7 @@ def not_run(run: Contents) -> list[tuple[str, str]]:
 def routes(run: Contents) -> dict:
     """`plots` (which backend at which size) and the `table` that says the same."""
     if run.routes is None:
-        return {"plots": [], "table": None, "cost": ""}
+        return {"plots": [], "table": None, "cost": "", "has_regret": False}
     rows = [
         [
             unbroken(_in_units(row.sizes)),
@@ -69,15 +60,37 @@ def routes(run: Contents) -> dict:
         for row in run.routes.itertuples()
     ]
     columns = ["message size", "backend", "for", "source"]
-    plots = [plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"])]
+    plots = [
+        plot("routes", figures.routes, run.routes, run.tables["allreduce_summary"], source=run.link("routing.toml"))
+    ]
     regret, held_out = run.tables["regret"], run.tables["held_out"]
     if regret is not None and held_out is not None and len(regret):
-        plots.append(plot("held-out", figures.held_out, held_out, regret, run.routes))
+        drawn = plot("held-out", figures.held_out, held_out, regret, run.routes, source=run.link("results/regret.csv"))
+        plots.append(drawn)
     return {
         "plots": plots,
+        "has_regret": len(plots) > 1,
         "table": Table(_caption("Routes", run), columns, rows, wordy=True),
         "cost": _router_cost(run),
     }
+
+
+def _medians(run: Contents) -> list[Table]:
+    """Median times, a table per setting: those too that no figure shows, because sums were wrong, say."""
+    summary = run.tables["allreduce_summary"]
+    ran = summary[summary.median_us.notna()]
+    tables = []
+    for (world_size, dtype, mode), rows in ran.groupby(SETTING, sort=False):
+        names = list(dict.fromkeys(rows.backend))
+        cells = rows.set_index(["bytes", "backend"])
+        body = [
+            [unbroken(format_size(int(size))), *(_time_cell(cells, (size, name)) for name in names)]
+            for size in sorted(rows.bytes.unique())
+        ]
+        caption = f"Median time of one all-reduce in µs, by its size per rank; {world_size} ranks, {dtype}, {mode}"
+        columns = [SIZE, *(f"{name}, µs" for name in names)]
+        tables.append(Table(_caption(caption, run), columns, body, frozenset(range(1, len(columns)))))
+    return tables
 
 
 def _in_units(text: str) -> str:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from symmlib import patience
 from symmlib.backends import FIXED_ORDER
 from symmlib.communicators import base
 from symmlib.communicators.catalog import close_backends, open_backends
@@ -21,6 +22,8 @@ from symmlib.routing.trace import Served, Trace
 from symmlib.sizes import format_size
 
 DTYPES = {getattr(torch, name): name for name in tables.DTYPES}
+
+MEET_S = 300  # for the last rank to make its router: it may be reading weights
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Router:
             last, whose sums may then depend on where in a message a row stands.
         trace: where calls are counted; None: counted in memory only.
         without: families not to open ("symm_mem"), each with the reason, which `explain` then shows.
-        timeout_s: how long the ranks wait for each other to come here.
+        timeout_s: how long the ranks wait for each other to come here; 300, stretched by SYMMLIB_PATIENCE, by default.
 
     Raises `RankLost` if a rank died or does not come in time, and `RanksDisagree` on every rank if tables, kind of
     device, mode or `batch_invariant` differ between ranks. What the table does not cover goes to the fallback, `gloo`
@@ -68,7 +71,7 @@ class Router:
         batch_invariant: bool = False,
         trace: Trace | None = None,
         without: Mapping[str, str] | None = None,
-        timeout_s: float = 300,
+        timeout_s: float | None = None,
     ):
         self.name = "router"
         self.device = base.numbered(device)
@@ -76,7 +79,7 @@ class Router:
         self.mode = mode
         self.table = table if table is not None else RoutingTable.builtin()
         self.trace = trace or Trace(group.rank(), group.size())
-        _meet(group, timeout_s)
+        _meet(group, patience.seconds(MEET_S) if timeout_s is None else timeout_s)
         self._require_agreement(group, batch_invariant)
 
         self.gpu = describe(group, self.device) if self.device.type == "cuda" else None
@@ -249,8 +252,8 @@ def _meet(group: dist.ProcessGroup, timeout_s: float) -> None:
     except RuntimeError as error:
         what = next(iter(str(error).splitlines()), "")
         raise RankLost(
-            f"not every rank made its router within {timeout_s:g} s (timeout_s): one died, hangs, or makes none. "
-            f"torch.distributed says: {what}"
+            f"not every rank made its router within {timeout_s:g} s (timeout_s, or SYMMLIB_PATIENCE): one died, "
+            f"hangs, or makes none. torch.distributed says: {what}"
         ) from error
 
 

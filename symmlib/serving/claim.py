@@ -17,10 +17,12 @@ from pathlib import Path
 
 import psutil
 
+from symmlib import patience
 from symmlib.errors import UsageError
 from symmlib.progress import say
+from symmlib.vllm_plugin import SERVING
 
-MARK = "SYMMLIB_SERVING"  # in the environment of every server: the directory for which it serves
+MARK = SERVING  # in the environment of every server: the directory for which it serves
 MEMORY = "shared-memory.json"  # beside a server's log: what it has mapped in /dev/shm, as long as it may be left there
 ORPHANS_GRACE_S = 5
 SHARED_MEMORY = ("/dev/shm/psm_", "/dev/shm/vllm_dist_")  # how Python and vLLM name theirs
@@ -66,12 +68,12 @@ def devices(kind: str) -> list[str]:
         return ["cpu"]
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+        said = subprocess.run(query, capture_output=True, text=True, timeout=patience.seconds(30), check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(
             f"nvidia-smi does not say which GPUs are here ({error}); `symmlib doctor` may know why."
         ) from None
-    gpus = dict(line.split(", ", 1) for line in lines if ", " in line)
+    gpus = dict(line.split(", ", 1) for line in said.splitlines() if ", " in line)
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     whole = {
         name: uuid for name in visible for uuid in gpus.values() if uuid.startswith(name)

@@ -2,25 +2,41 @@
 
 `load.Client` starts this file by path, so it uses the standard library and vLLM only:
 
-    python -P client.py SOCKET
+    python -P client.py SOCKET [PROGRAM]
 
 It connects to the Unix socket SOCKET, says "ready", and for each line (a JSON object: `arguments`, those of `vllm bench
 serve`, `log` and `schedule`, two files) answers with the exit status. Each measurement is a fork of its own, so all
-start from the same state and none sees another's; what is saved is only the import of vLLM, 8 s each time.
+start from the same state and none sees another's; what is saved is only the import of vLLM, 8 s each time. With
+PROGRAM, a Python file, it does what the function `job` of that file does with such an object instead.
 
 As vLLM makes the requests and plans when to send them, both are noted in the file `schedule`: hashes by which arms are
 held to the same requests, and the planned times by which a client that lags is found out.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
+import runpy
+import signal
 import socket
 import sys
 import traceback
 
 
-def main(address: str) -> None:
+def main(address: str, program: str = "") -> None:
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks where it hangs; forks inherit it
+    do = runpy.run_path(program)["job"] if program else _benchmark()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        with connection.makefile("rw") as lines:
+            _tell(lines, "ready")
+            for line in lines:
+                _tell(lines, _run(json.loads(line), do))
+
+
+def _benchmark():
+    """What makes one measurement of a job, with vLLM's benchmark imported."""
     import vllm.benchmarks.serve as serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -31,12 +47,7 @@ def main(address: str) -> None:
         serve.get_request = _noting(serve.get_request, job["schedule"])
         serve.main(parser.parse_args(job["arguments"]))
 
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        with connection.makefile("rw") as lines:
-            _tell(lines, "ready")
-            for line in lines:
-                _tell(lines, _run(json.loads(line), bench))
+    return bench
 
 
 def _tell(lines, text) -> None:
@@ -44,7 +55,7 @@ def _tell(lines, text) -> None:
     lines.flush()
 
 
-def _run(job: dict, bench) -> int:
+def _run(job: dict, do) -> int:
     """Run one measurement in a fork, its output in the file `log`; returns its exit status."""
     child = os.fork()
     if child:
@@ -54,7 +65,7 @@ def _run(job: dict, bench) -> int:
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        bench(job)
+        do(job)
         status = 0
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
@@ -99,4 +110,4 @@ def _digest(data) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -73,6 +73,13 @@ class Gates:
     rows: list[dict] = field(default_factory=list)
     invalid: dict[tuple, str] = field(default_factory=dict)
 
+    def failed(self, block: int, tp: int, qps: Iterable[float], arm: str, reason: str) -> None:
+        """The server of `arm` did not run to its end, so nothing that it measured elsewhere counts either."""
+        gate, cell = "server ran to its end", f"TP={tp}, {arm}, block {block}"
+        self.rows.append({"gate": gate, "cell": cell, "status": "invalid", "reason": reason})
+        for rate in qps:
+            self.invalid.setdefault((tp, rate, arm), f"{gate}: {reason}")
+
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=GATE_COLUMNS)
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from symmlib import patience
 from symmlib.errors import SymmlibError
 from symmlib.processes import ProcessGroup
 from symmlib.runs import write_json
@@ -53,9 +54,13 @@ GREEDY_TOKENS = 16
 
 
 class Client:
-    """A process that runs `vllm bench serve` when asked; it starts at once and imports vLLM in the background."""
+    """A process that runs `vllm bench serve` when asked; it starts at once and imports vLLM in the background.
 
-    def __init__(self, log: Path):
+    `program`: a Python file whose function `job` it runs in place of that (see `client`). `env`: changes to this
+    process's environment.
+    """
+
+    def __init__(self, log: Path, program: Path | None = None, env: dict[str, str | None] | None = None):
         self._directory = tempfile.TemporaryDirectory(prefix="symmlib-")
         address = Path(self._directory.name) / "client"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -63,15 +68,16 @@ class Client:
         self._listener.listen(1)
         self._lines = None
         argv = [sys.executable, "-P", str(Path(__file__).with_name("client.py")), str(address)]
-        env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
-        env[access.CLIENT] = access.KEY
-        self._group = ProcessGroup(argv, log=log, env=env)
+        argv += [str(program)] if program else []
+        ours = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
+        ours[access.CLIENT] = access.KEY
+        self._group = ProcessGroup(argv, log=log, env={**ours, **(env or {})})
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported vLLM; raises `SymmlibError`, with the end of its log, if it ends instead."""
         if self._lines is None:
             self._lines = self._accept().makefile("rw")
-            self._answer(START_S)
+            self._answer(patience.seconds(START_S))
 
     def bench(
         self, arguments: list[str], place: Path, timeout_s: float, on_progress: Callable[[int], None] | None = None
@@ -81,10 +87,20 @@ class Client:
         Its output goes to `place`.log, what is sent when to `place`.schedule.json. `on_progress` is called about twice
         a second with the number of requests that have finished, and at the end.
         """
-        self.wait_until_ready()
         log, schedule = (place.resolve().with_name(f"{place.name}{end}") for end in (".log", SCHEDULE))
+        self.do({"arguments": arguments, "schedule": str(schedule)}, log, timeout_s, "`vllm bench serve`", on_progress)
+
+    def do(
+        self, job: dict, log: Path, timeout_s: float, what: str, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Run one `job` with its output in the file `log`; raises `SymmlibError`, which calls it `what`, if it fails.
+
+        `on_progress`: as `bench` has it.
+        """
+        self.wait_until_ready()
+        log = log.resolve()
         log.unlink(missing_ok=True)  # an earlier one would be read until the new one is there
-        job = {"arguments": arguments, "log": str(log), "schedule": str(schedule)}
+        job = {**job, "log": str(log)}
         try:
             self._lines.write(json.dumps(job) + "\n")
             self._lines.flush()
@@ -93,7 +109,7 @@ class Client:
         report = (lambda: on_progress(finished_requests(log))) if on_progress else (lambda: None)
         if (status := self._answer(timeout_s, report)) != "0":
             end = _last_lines(log)
-            raise SymmlibError(f"`vllm bench serve` failed with status {status}. The end of its log {log}:\n{end}")
+            raise SymmlibError(f"{what} failed with status {status}. The end of its log {log}:\n{end}")
 
     def members(self) -> list[int]:
         """The process ids of the client and of a measurement that is running."""
@@ -115,7 +131,7 @@ class Client:
 
     def _accept(self) -> socket.socket:
         self._listener.settimeout(0.5)
-        for _ in range(2 * START_S):
+        for _ in range(round(2 * patience.seconds(START_S))):
             with contextlib.suppress(TimeoutError):
                 self._connection = self._listener.accept()[0]
                 return self._connection
@@ -131,9 +147,13 @@ class Client:
             answered = bool(select.select([self._connection], [], [], min(STEP_S, left_s))[0])
             meanwhile()
         # A line comes as a whole, so this does not wait; it is empty if the process has ended.
-        if not answered or not (answer := self._lines.readline().strip()):
-            raise SymmlibError(f"the load generator gave no answer in time. {self._log_end()}")
-        return answer
+        if answered and (answer := self._lines.readline().strip()):
+            return answer
+        if answered:
+            raise SymmlibError(f"the load generator has ended. {self._log_end()}")
+        halted = self._group.dump_stacks()
+        bound = f"within {timeout_s:g} s{halted} ({patience.PATIENCE} stretches how long to wait)"
+        raise SymmlibError(f"the load generator gave no answer {bound}. {self._log_end()}")
 
     def _log_end(self) -> str:
         return f"The end of its log {self._group.log}:\n{self._group.tail()}"
@@ -213,7 +233,7 @@ def _post(url: str, body: dict) -> dict:
     headers = {"Content-Type": "application/json", **access.headers()}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=120) as response:
+        with urllib.request.urlopen(request, timeout=patience.seconds(120)) as response:
             return json.load(response)
     except OSError as error:
         raise SymmlibError(f"the server at {url} did not answer a single request: {error}.") from None

@@ -2,7 +2,8 @@
 
 Models that are made here are Llamas with random weights (vLLM makes them, by `--load-format dummy`): worthless answers,
 but the same operations, messages and scheduling. `tiny`, of 4 layers, does that on a laptop's processor; `dummy-8b` and
-`dummy-70b` have the shapes of Llama 3.1, for GPUs to which no weights can be brought.
+`dummy-70b` have the shapes of Llama 3.1, for GPUs to which no weights can be brought. `arithmetic` is the one whose
+answers mean something: `arithmetic_model` trains it.
 """
 
 import json
@@ -13,6 +14,8 @@ from string import ascii_lowercase
 
 from symmlib.errors import UsageError
 from symmlib.runs import write_json
+from symmlib.serving import arithmetic_model
+from symmlib.serving.tokenizer import SPACE, write_tokenizer
 
 TINY = "tiny"
 _SHAPES = {  # all-reduces a step at TP>1: two a layer and one for the embedding
@@ -51,11 +54,9 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WHAT_IS_ONE = (
-    "Give 'tiny', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
+    "Give 'tiny', 'arithmetic', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
     "meta-llama/Llama-3.1-70B-Instruct."
 )
-_SPECIAL = ("<s>", "</s>")
-_SPACE = "Ġ"  # how byte-level tokenizers write a space
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ class Model:
 
 def find_model(name: str, place: Path | None = None) -> Model:
     """The model that an experiment calls `name`; one of ours is made in the directory `place`, if that is given.
+    (`arithmetic`, which is kept for all experiments of this machine, is made where it is kept.)
 
     Raises `UsageError` for a directory without a config.json, and for what is neither a directory nor a hub id.
     """
+    if name == arithmetic_model.NAME:
+        return Model(str(arithmetic_model.trained()) if place else name, dummy=False, local=True)
     if name in _SHAPES:
         return Model(str(make_model(place, name)) if place else name, dummy=True, local=True)
     try:
@@ -95,59 +99,28 @@ def make_model(place: Path, name: str = TINY) -> Path:
 
     All have the same small tokenizer; a larger `vocab_size` is that of the weights, and costs what it costs.
     """
-    vocabulary, merges = _vocabulary()
+    shape = _SHAPES[name]
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "dtype": "bfloat16",
-        "vocab_size": len(vocabulary),
+        "vocab_size": write_tokenizer(place, _short_words(), shape["max_position_embeddings"]),
         "bos_token_id": 0,
         "eos_token_id": 1,
         "tie_word_embeddings": False,
-        **_SHAPES[name],
+        **shape,
     }
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": [_special(number, token) for number, token in enumerate(_SPECIAL)],
-        "pre_tokenizer": byte_level,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
-    }
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": _SPECIAL[0],
-        "eos_token": _SPECIAL[1],
-        "model_max_length": config["max_position_embeddings"],
-        "clean_up_tokenization_spaces": False,
-        "chat_template": "{% for message in messages %}{{ message['content'] }}\n{% endfor %}",
-    }
-    for file, data in (("config", config), ("tokenizer", tokenizer), ("tokenizer_config", settings)):
-        write_json(place / f"{file}.json", data)
+    write_json(place / "config.json", config)
     return place
 
 
-def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
-    """Byte-level BPE: two special tokens, every byte, and every word of one or two letters (with its space before it).
+def _short_words() -> list[list[str]]:
+    """Every word of one or two letters, with its space before it, as merges.
 
     Short words keep random prompts at their length: text from consecutive tokens reads back as the same tokens.
     """
-    words = [[_SPACE, letter] for letter in ascii_lowercase]
-    words += [[f"{_SPACE}{first}", second] for first in ascii_lowercase for second in ascii_lowercase]
-    tokens = [*_SPECIAL, *_byte_characters(), *("".join(pair) for pair in words)]
-    return {token: number for number, token in enumerate(tokens)}, words
-
-
-def _byte_characters() -> list[str]:
-    """The printable character that stands for each byte 0-255 in byte-level vocabularies, as GPT-2 defined them."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    shifted = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]
-
-
-def _special(number: int, token: str) -> dict:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": token, "special": True, **flags}
+    words = [[SPACE, letter] for letter in ascii_lowercase]
+    return words + [[f"{SPACE}{first}", second] for first in ascii_lowercase for second in ascii_lowercase]
 
 
 def describe(model: Model) -> str:

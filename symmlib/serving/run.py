@@ -11,29 +11,31 @@ rates. What a tool wrote stays as it is under raw/serving/:
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
+from symmlib import patience
 from symmlib.analysis import serving as analysis
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.progress import duration, say
-from symmlib.provenance import git, throttling, versions
+from symmlib.provenance import git, versions
 from symmlib.routing import RoutingTable
 from symmlib.runs import digest, write_csv, write_json, write_text
 from symmlib.serving import claim, floor, gates, load, server, workload
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.gates import Measurement
 from symmlib.serving.model import describe, find_model
+from symmlib.serving.shown import Shown, Slowed
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
 from symmlib.vllm_plugin import ROUTER
 
-ASK_S = 5  # between two questions to the GPUs while a rate is sent
+ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
 
 
 def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path | None = None) -> pd.DataFrame:
@@ -47,13 +49,15 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     with its reason in raw/serving/experiment.json.
 
     Raises `UsageError` for what cannot run here and while another experiment holds these GPUs, `SymmlibError` for a
-    server or a load generator that fails, and for a baseline or treatment that this machine lacks.
+    baseline or treatment that this machine lacks, and for a server or a load generator that fails: in the end, when the
+    other arms have run, and are in the results. The arm that failed is a gate's failure there; called again with the
+    same experiment, it gets another try.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
     own_table = Path(out) / "routing.toml"
-    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session = Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
     with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         experiment, turns = session.experiment, all_turns(session.experiment, raw)
@@ -67,22 +71,33 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
         measured = [one for turn in done for one in turn.measurements(experiment)]
         comparison = write_results(experiment, measured, results, noise)
         if left:
-            with load.Client(raw / "client.log") as client, live() as status:
-                for turn in session.run(left, client, status):
+            with live() as status:
+                for turn in session.run(left, status):
                     measured += turn.measurements(experiment)
                     comparison = write_results(experiment, measured, results, noise)
+            if session.failed:
+                write_results(experiment, measured, results, noise, session.failed)
+                raise SymmlibError(_in_words(session.failed))
         if experiment.is_a_a:
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
     return comparison
 
 
 def write_results(
-    experiment: ServingExperiment, measured: list[Measurement], results: Path, noise: pd.DataFrame | None = None
+    experiment: ServingExperiment,
+    measured: list[Measurement],
+    results: Path,
+    noise: pd.DataFrame | None = None,
+    failed: dict[Turn, SymmlibError] | None = None,
 ) -> pd.DataFrame:
-    """Write the tables and gates of what was `measured`; returns the comparison. `noise`: as `floor.find` gives it."""
+    """Write the tables and gates of what was `measured`; returns the comparison. `noise`: as `floor.find` gives it;
+    `failed`: what did not run to its end, and why."""
     if noise is not None:
         write_csv(results / floor.FLOOR, noise)
-    return write_tables(measured, gates.check(measured), experiment.pairs(), experiment.tier, results, noise)
+    checked = gates.check(measured)
+    for turn, error in (failed or {}).items():
+        checked.failed(turn.block, turn.tp, experiment.qps, turn.arm.name, str(error).splitlines()[0])
+    return write_tables(measured, checked, experiment.pairs(), experiment.tier, results, noise)
 
 
 def write_tables(
@@ -109,12 +124,13 @@ def write_tables(
     return comparison
 
 
-class _Session:
+class Session:
     """One running experiment: what it needs, found and checked before the first server starts."""
 
     def __init__(self, experiment: ServingExperiment, raw: Path, routing_table: Path | None):
         self.raw = raw
         self.routing_table = routing_table
+        self.failed: dict[Turn, SymmlibError] = {}
         self.kind = server.platform()
         self.model = find_model(experiment.model, raw.parent / "model")
         self.left_out = {arm.name: why for arm in experiment.arms if (why := server.why_not(arm.all_reduce, self.kind))}
@@ -154,41 +170,61 @@ class _Session:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": at}
 
-    def run(self, turns: list[Turn], client: load.Client, status: Status) -> Iterator[Turn]:
+    def run(self, turns: list[Turn], status: Status) -> Iterator[Turn]:
         """Run server after server; yields each turn when it is whole.
 
-        The process of the next server does its imports while this one starts, and then waits.
+        The process of the next server does its imports while this one starts, and then waits. An arm whose server fails
+        (`failed`) is not tried again in later blocks: a server that cannot start would cost its time-out each time.
         """
         rates = " and ".join(f"{qps:g}" for qps in self.experiment.qps)
         say(f"{describe(self.model)}; {len(turns)} servers to start, {rates} requests/s on each")
-        began = time.monotonic()
+        began, left, number = time.monotonic(), list(turns), 0
         with ExitStack() as stack:
-            standby = stack.enter_context(self._prepare(turns[0]))
-            for number, turn in enumerate(turns):
-                left_s = (time.monotonic() - began) / number * (len(turns) - number) if number else None
+            client = stack.enter_context(load.Client(self.raw / "client.log"))
+            standby: dict[Turn, server.Server] = {}
+            while left:
+                turn, *left = left
+                left_s = (time.monotonic() - began) / number * (len(left) + 1) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
-                place = f"block {turn.block} of {self.experiment.blocks}, server {number + 1} of {len(turns)}"
+                number += 1
+                place = f"block {turn.block} of {self.experiment.blocks}, server {number} of {number + len(left)}"
                 say(f"{place}: {turn.arm.name}{rest}")
                 place += f", {turn.arm.name}, TP={turn.tp}"
                 status.update(f"{place}: its server starts", left_s)
-                with standby as running:
-                    running.wait_until_imported()
-                    commands = [self._start(running, turn)]
-                    if number + 1 < len(turns):
-                        standby = stack.enter_context(self._prepare(turns[number + 1]))
-                    ready_s = running.wait_until_ready(self.experiment.ready_timeout_s)
-                    client.wait_until_ready()
-                    standby.wait_until_imported()
-                    say(f"  ready after {ready_s:.0f} s")
-                    load_s = len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4  # answers to the last ones
-                    server_s = (time.monotonic() - began) / number if number else ready_s + load_s
-                    ends = time.monotonic() + load_s + (len(turns) - number - 1) * server_s
-                    commands += self._load(running, client, turn, _Shown(status, place, ends))
+                running = standby.pop(turn, None) or stack.enter_context(self.prepare(turn))
+                try:
+                    with running:
+                        running.wait_until_imported(self.experiment.ready_timeout_s)
+                        commands = [self.start(running, turn)]
+                        for following in left[:1]:
+                            standby[following] = stack.enter_context(self.prepare(following))
+                        ready_s = running.wait_until_ready(self.experiment.ready_timeout_s)
+                        client.wait_until_ready()
+                        for waiting in standby.values():
+                            with suppress(SymmlibError):  # its own turn tells of it
+                                waiting.wait_until_imported(self.experiment.ready_timeout_s)
+                        say(f"  ready after {ready_s:.0f} s")
+                        load_s = len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4  # the last answers
+                        server_s = (time.monotonic() - began) / (number - 1) if number > 1 else ready_s + load_s
+                        ends = time.monotonic() + load_s + len(left) * server_s
+                        commands += self._load(running, client, turn, Shown(status, place, ends))
+                    turn.require_whole(self.experiment)
+                except UsageError:  # such as a full disk, which the next arm would meet as well
+                    raise
+                except SymmlibError as error:
+                    say(f"{turn.arm.name} failed: {error}")
+                    self.failed[turn] = error
+                    left = [one for one in left if (one.tp, one.arm) != (turn.tp, turn.arm)]
+                    for one in [one for one in standby if one not in left]:
+                        standby.pop(one).end()
+                    client.end()  # it may still be sending
+                    client = stack.enter_context(load.Client(self.raw / "client.log"))
+                    continue
                 write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
                 turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
                 yield turn
 
-    def _prepare(self, turn: Turn) -> server.Server:
+    def prepare(self, turn: Turn) -> server.Server:
         turn.trace.mkdir(parents=True)
         label = f"vLLM's server for {turn.arm.name} at TP={turn.tp}"
         env = {**self._environment(turn), claim.MARK: str(self.raw.resolve())}
@@ -198,14 +234,14 @@ class _Session:
         table = self.routing_table
         return server.environment(self.model, turn.arm, turn.tp, self.kind, trace=turn.trace, routing_table=table)
 
-    def _start(self, running: server.Server, turn: Turn) -> str:
+    def start(self, running: server.Server, turn: Turn) -> str:
         """Let the server start; returns the same as a command for a shell."""
         port = self.experiment.port or server.free_port()
         argv = server.command(self.experiment, self.model, turn.arm, turn.tp, port, self.kind)
         running.start(argv, port)
         return server.shell(argv, self._environment(turn))
 
-    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: "_Shown") -> list[str]:
+    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""
         commands = []
         warmup = (max(self.experiment.qps), None, "warmup")
@@ -218,13 +254,15 @@ class _Session:
             )  # fmt: skip
             commands.append(load.shell(arguments))
             cell = f"QPS {qps:g}" if block else "warm-up"
-            timeout_s = 3 * self.experiment.duration_s + 300
-            slowed = _Slowed() if self.kind == "cuda" else None
+            timeout_s = 3 * self.experiment.duration_s + patience.seconds(ANSWERS_S)
+            slowed = Slowed() if self.kind == "cuda" else None
             count = shown.counting(cell, load.requests_of(arguments), slowed)
             try:
                 client.bench(arguments, turn.place / name, timeout_s, count)
-            finally:
+            except SymmlibError as error:
                 running.check()  # a server that died says why, better than the client does
+                raise SymmlibError(f"{running.label}, {cell}: {error}{running.dump_stacks()}") from None
+            running.check()
             if not block:
                 load.store_greedy(running.url, self.model, turn.place / "greedy.json")
             elif slowed and slowed.was_asked:
@@ -241,39 +279,10 @@ class _Session:
         return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Where a person sees how far the server at `place` is, and what is left until the moment `ends` (monotonic, s)."""
-
-    status: Status
-    place: str
-    ends: float
-
-    def counting(self, cell: str, requests: int, slowed: "_Slowed | None") -> Callable[[int], None]:
-        """What shows how many of the cell's `requests` have finished, and asks meanwhile whether GPUs are `slowed`."""
-
-        def show(done: int) -> None:
-            left_s = self.ends - time.monotonic()
-            self.status.update(f"{self.place}, {cell}: {done} of {requests} requests", left_s)
-            if slowed:
-                slowed.ask()
-
-        return show
-
-
-class _Slowed:
-    """Why GPUs were slowed down while a rate was sent, asked every `ASK_S`."""
-
-    def __init__(self):
-        self.reasons: set[str] = set()
-        self.was_asked = False
-        self._next = 0.0
-
-    def ask(self) -> None:
-        if time.monotonic() >= self._next and (found := throttling()) is not None:
-            self.reasons.update(found)
-            self.was_asked = True
-            self._next = time.monotonic() + ASK_S
+def _in_words(failed: dict[Turn, SymmlibError]) -> str:
+    """What became of the arms that did not run to their end."""
+    told = [f"{turn.arm.name} at TP={turn.tp}, block {turn.block}: {error}" for turn, error in failed.items()]
+    return "\n".join([f"{len(told)} of the servers failed. What the others measured is kept.", *told])
 
 
 def _plugin_installed() -> bool:

@@ -143,10 +143,13 @@ class Server:
         argv = [sys.executable, "-P", str(Path(__file__).with_name("standby.py")), str(fifo), str(self._imported)]
         self._group = ProcessGroup(argv, log=log, env=env)
 
-    def wait_until_imported(self) -> None:
+    def wait_until_imported(self, timeout_s: float) -> None:
         """Wait until its imports are done and it costs no more time before `start`; raises as `wait_until_ready`."""
+        began = time.monotonic()
         while not self._imported.exists():
             self.check()
+            if time.monotonic() - began > timeout_s:
+                raise self._late(f"had not imported vLLM after {timeout_s:g} s")
             time.sleep(POLL_S)
 
     def start(self, argv: list[str], port: int) -> None:
@@ -169,10 +172,7 @@ class Server:
             if _answers(f"{self.url}/health"):
                 return waited
             if waited > timeout_s:
-                raise SymmlibError(
-                    f"{self.label} was not ready after {timeout_s:g} s (ready_timeout_s sets how long to wait). "
-                    f"{self._log_end()}"
-                )
+                raise self._late(f"was not ready after {timeout_s:g} s")
             if waited - reported >= REPORT_S:
                 say(f"{self.label} is starting, {waited:.0f} s so far: {_last_words(self._group.tail(40))}")
                 reported = waited
@@ -187,6 +187,10 @@ class Server:
             raise SymmlibError(f"{self.label} found its port taken. {_taken(self._port)}")
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         raise SymmlibError(f"{self.label} {how}. {self._log_end()}")
+
+    def dump_stacks(self) -> str:
+        """Have its processes write their Python stacks into the log; see `ProcessGroup.dump_stacks`."""
+        return self._group.dump_stacks()
 
     def end(self, grace_s: float = 10) -> None:
         """End it, and remove the shared memory that it leaves behind. Safe to call again."""
@@ -217,6 +221,10 @@ class Server:
         if len(self._memory) > known:  # should this process be killed, the next one finds here what to remove
             with contextlib.suppress(UsageError):  # a full disk
                 write_json(self._note, sorted(map(str, self._memory)))
+
+    def _late(self, what: str) -> SymmlibError:
+        halted = self._group.dump_stacks()
+        return SymmlibError(f"{self.label} {what}{halted} (ready_timeout_s sets how long to wait). {self._log_end()}")
 
     def _log_end(self) -> str:
         cause = self._group.first_error()

@@ -10,11 +10,14 @@ process's own from its start, and vLLM starts the engine's and the workers' proc
 import, on a core that is idle while the one before it starts, instead of adding its imports to everybody's wait.
 """
 
+import faulthandler
 import json
+import signal
 import sys
 
 
 def main(fifo: str, imported: str) -> None:
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks where it hangs
     import vllm.entrypoints.cli.serve  # for the import alone
     from vllm.entrypoints.cli.main import main as vllm
 

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from symmlib.errors import SymmlibError
 from symmlib.progress import say
 from symmlib.runs import write_json
 from symmlib.serving.arms import Arm
@@ -36,11 +37,19 @@ class Turn:
         """Whether it ran to its end, and what it measured is there."""
         try:
             said = json.loads((self.place / WHOLE).read_text(encoding="utf-8"))
-            return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name) and all(
-                one.path.is_file() and one.schedule_path.is_file() for one in self.measurements(experiment)
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+            self.require_whole(experiment)
+            return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name)
+        except (OSError, ValueError, KeyError, TypeError, SymmlibError):
             return False
+
+    def require_whole(self, experiment: ServingExperiment) -> None:
+        """Raise `SymmlibError` that names the first file of what was measured that is not there, or is no JSON."""
+        for one in self.measurements(experiment):
+            for path in (one.path, one.schedule_path):
+                try:
+                    json.loads(path.read_text(encoding="utf-8"))
+                except (OSError, ValueError) as error:  # a tool, or a full disk, may leave half of one
+                    raise SymmlibError(f"`vllm bench serve` left no whole {path}: {error}") from None
 
     def finish(self, **facts) -> None:
         """Record that all of it is there."""
@@ -76,7 +85,7 @@ def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: d
     except (OSError, ValueError, AttributeError):
         same = False
     kept = [turn for turn in turns if same and turn.is_whole(experiment)]
-    if not same and any(raw.glob(f"block-*/*/{WHOLE}")):
+    if not same and any(raw.rglob(WHOLE)):
         names = (raw.with_name(f"{raw.name}-before-{number}") for number in itertools.count(1))
         aside = next(place for place in names if not place.exists())
         raw.rename(aside)

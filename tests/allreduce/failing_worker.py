@@ -1,11 +1,13 @@
 """The benchmark's worker with backends that fail as real ones do; run by torchrun in `test_measure`.
 
 TEST_FAILURES names what happens to which backend: `host/two_shot=raises`, `=sums wrong`, `=is killed`, `=hangs`,
-`=never opens` (which is nobody's fault alone); with `@3` behind it, as in `gloo=is killed@3`, only among 3 ranks.
+`=sleeps`, `=never opens` (which is nobody's fault alone); with `@3` behind it, as in `gloo=is killed@3`, only among 3
+ranks.
 """
 
 import os
 import signal
+import time
 
 import torch.distributed as dist
 
@@ -31,10 +33,17 @@ class Failing:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             while True:
                 pass
+        if self._failure == "sleeps" and self._calls > 10:
+            sleep_for_ever()
         result = self._backend.all_reduce(tensor, out=out)
         if self._failure == "sums wrong" and dist.get_rank() == 1:
             result.view(-1)[-1] += 1
         return result
+
+
+def sleep_for_ever():
+    while True:
+        time.sleep(3600)
 
 
 def open_failing(names, group, device, **options):

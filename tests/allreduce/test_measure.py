@@ -147,6 +147,7 @@ def test_an_interrupted_measurement_keeps_what_it_has_and_leaves_no_process(tmp_
     code = (
         # A shell starts background jobs, and so perhaps these tests, with Ctrl-C ignored, which children inherit.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from symmlib import live; live._Log.every_s = 0; "
         "from symmlib.allreduce import AllReducePlan, measure, read_results; "
         "measure(AllReducePlan(2, 'gloo', '2,16MiB', launches=1), sys.argv[1])"
     )

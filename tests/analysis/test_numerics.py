@@ -157,6 +157,15 @@ def test_a_right_sum_is_ok_and_tells_which_ways_give_its_bits(parts):
     assert "own_ring" in row["same_bits_as"].split()
 
 
+def test_ranks_that_each_begin_with_their_own_message_are_known_by_their_bits():
+    parts = inputs("cancelling", "float32", world_size=4, numel=256, seed=0)
+    results = {f"{rank}": accumulate(np.roll(parts, -rank, axis=0), "float32", within="float32", order="rank")
+               for rank in range(4)}  # fmt: skip
+    row = judge(Found([[f"{rank}"] * 2 for rank in range(4)], results), parts, "float32")
+    assert row["status"] == "ok" and row["same_bits_as"] == "fp32_from_own_rank"
+    assert row["identical_repeats"] and not row["identical_across_ranks"]
+
+
 def test_a_sum_that_once_lacks_a_rank_is_flagged_by_call_rank_and_amount(parts):
     right = accumulate(parts, "bfloat16", within="float32", order="rank")
     row = found_by(parts, {"a": right, "b": parts[0]}, [["a", "a"], ["a", "b"]])

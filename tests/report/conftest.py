@@ -80,6 +80,11 @@ def serving_summary() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
+def requests() -> pd.DataFrame:
+    return invented_requests()
+
+
+@pytest.fixture(scope="session")
 def comparison() -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -210,6 +215,7 @@ def tables(allreduce_summary, serving_summary, comparison, gates, prediction) ->
     return {
         "allreduce_summary": allreduce_summary,
         "serving_summary": serving_summary,
+        "serving": invented_requests(),
         "comparison": comparison,
         "gates": gates,
         "prediction": prediction,
@@ -220,6 +226,22 @@ def tables(allreduce_summary, serving_summary, comparison, gates, prediction) ->
             [{**setting, "bytes": 1024, "backend": "host/one_shot", "ratio": 1.02, "ci_low": 1.01, "ci_high": 1.03}]
         ),
     }
+
+
+def invented_requests() -> pd.DataFrame:
+    """100 requests of every block, arm and rate, spread evenly from 60 to 140 % of the arm's times."""
+    return pd.DataFrame(
+        [
+            {"block": block, "arm": arm, "tp": 2, "qps": qps, "request": number, "start_s": number / qps,
+             "input_tokens": 128, "output_tokens": 32, "ttft_ms": times["ttft"] * spread,
+             "tpot_ms": times["tpot"] * spread, "e2el_ms": (times["ttft"] + 31 * times["tpot"]) * spread, "error": ""}
+            for block in (0, 1, 2)
+            for arm, times in TIMES_MS.items()
+            for qps in (4, 8)
+            for number in range(100)
+            for spread in [0.6 + 0.008 * number]
+        ]
+    )  # fmt: skip
 
 
 def _bare_run(directory):
@@ -244,7 +266,7 @@ def _whole_run(directory, tables):
     held_out = tables["allreduce_summary"]
     held_out = held_out[held_out.bytes == held_out.bytes.min()].assign(bytes=65538)
     write_csv(run / "check" / "results" / "allreduce_summary.csv", held_out)
-    routes = (Route(1 << 16, "host/one_shot"), Route(None, "host/two_shot"))
+    routes = (Route(1 << 16, "host/one_shot", (3 << 14, 5 << 14)), Route(None, "host/two_shot"))
     RoutingTable((Table("cpu", 2, "bfloat16", "eager", False, f"run {RUN_ID}", routes),)).save(run / "routing.toml")
     write_text(run / "params.yaml", "name: synthetic\nparameters: {02_allreduce: {}, 03_routing: {}, 04_serving: {}}\n")
     write_text(run / "notebooks" / "02_allreduce.ipynb", "{}")

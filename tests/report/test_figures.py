@@ -1,3 +1,5 @@
+import base64
+import html
 import io
 import itertools
 import re
@@ -5,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from symmlib.analysis import published, serving, words
+from symmlib.analysis import published, serving, unpaired, words
 from symmlib.report import figures, style, svg
 from symmlib.routing import Route, RoutingTable, Table, show
 
@@ -13,22 +15,26 @@ LINE_COLOURS = style.COLOURS.keys() - {"paper", "ink", "muted", "rule"}
 
 
 @pytest.fixture
-def drawn(allreduce_summary, serving_summary, comparison, prediction, numerics_tables) -> dict:
+def drawn(allreduce_summary, serving_summary, requests, comparison, prediction, numerics_tables) -> dict:
     """Every figure, as a function of `compact`."""
     sizes = sorted(allreduce_summary.bytes.unique())
     chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
     regret = pd.DataFrame({"world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": sizes, **chosen})
     cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
+    times = unpaired.allreduce_times(allreduce_summary)
+    both = unpaired.beside({"A": times, "B": times.assign(value=times.value * 1.1)}, unpaired.ALLREDUCE_KEY, {})
     return {
         "latency": lambda **options: figures.latency(allreduce_summary, **options),
         "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
         "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
+        "distributions": lambda **options: figures.distributions(requests, comparison, "gloo", **options),
         "effects": lambda **options: figures.effects(comparison, **options),
         "predicted_beside_measured": lambda **options: figures.predicted_beside_measured(prediction, **options),
         "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
         "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
         "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
         "numerics": lambda **options: figures.numerics(numerics_tables["ulp_histogram"], **options),
+        "unpaired_ratios": lambda **options: figures.unpaired_ratios(both[both.run == "B"], "B", **options),
         "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
     }
 
@@ -59,6 +65,30 @@ def test_findings_are_computed_from_the_data(drawn, allreduce_summary):
     assert drawn["effects"]().finding == "Against gloo: router and vllm/shm faster in all 4 comparisons"
 
 
+def test_every_figure_brings_the_numbers_that_it_draws_with_their_units(drawn):
+    for name, draw in drawn.items():
+        numbers = draw().numbers
+        if name == "roofline":
+            continue  # on this machine it is the reason in words why there is nothing to draw
+        assert len(numbers) > 0 and numbers.columns.is_unique, name
+        told = " ".join(numbers)
+        assert any(unit in told for unit in (", ms", ", µs", ", GB/s", ", %", ", bytes", "ratio")), name
+    latency = drawn["latency"]().numbers
+    assert list(latency) == [
+        "message size per rank",
+        "gloo, µs",
+        "host/one_shot, µs",
+        "host/two_shot, µs",
+        "vllm/shm, µs",
+    ]
+    assert latency.iloc[1].tolist() == ["64 KiB", 200, 3, 4, 9]
+
+
+def test_a_notebook_s_pictures_are_the_same_bytes_from_the_same_data(drawn):
+    for name, draw in drawn.items():
+        assert draw()._repr_mimebundle_() == draw()._repr_mimebundle_(), name
+
+
 def test_the_style_of_the_caller_changes_nothing(drawn):
     import matplotlib
 
@@ -70,9 +100,11 @@ def test_the_style_of_the_caller_changes_nothing(drawn):
 def test_a_notebook_shows_the_titled_picture_and_words_where_it_cannot(drawn):
     figure = drawn["latency"]()
     data, metadata = figure._repr_mimebundle_()
-    assert figure.finding in data["image/svg+xml"]
+    picture, alt = re.fullmatch(r'<img src="data:image/svg\+xml;base64,(.*?)" alt="(.*?)">', data["text/html"]).groups()
+    assert figure.finding in base64.b64decode(picture).decode()
+    assert html.unescape(alt) == figure.alt
     assert data["text/plain"].startswith(figure.finding)
-    assert metadata["image/svg+xml"]["alt"] == figure.alt
+    assert metadata["image/png"]["alt"] == figure.alt
 
 
 def test_the_title_the_key_and_the_panels_of_a_picture_stand_below_each_other(drawn):
@@ -192,6 +224,7 @@ def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
 
 def test_the_effects_show_the_band_that_verdicts_are_read_against(comparison):
     figure = figures.effects(comparison)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as good as no change: ±3 %"]
     for axes in figure.axes:
         (band,) = axes.patches
         least, most = band.get_x(), band.get_x() + band.get_width()
@@ -263,6 +296,16 @@ def test_the_effects_axis_has_a_tick_at_no_change_and_few_others(comparison, rea
     axes = figures.effects(comparison.assign(ratio=1 / reach, ci_low=1 / reach, ci_high=reach)).axes[0]
     ticks = list(axes.xaxis.get_majorticklocs())
     assert 1 in ticks and 2 <= len(ticks) <= 5
+
+
+def test_an_interval_that_tells_nothing_is_cut_and_squeezes_no_other(comparison):
+    hopeless = (comparison.treatment == "vllm/shm") & (comparison.qps == 8)
+    wide = comparison.assign(ci_high=comparison.ci_high.mask(hopeless, 400))
+    figure = figures.effects(wide)
+    assert figure.axes[0].get_xlim()[1] < 3 and "An arrow: the bar goes on beyond the axis." in figure.reading
+    arrows = [line for line in figure.axes[0].lines if line.get_marker() == ">"]
+    assert len(arrows) == 1 and "An arrow" not in figures.effects(comparison).reading
+    assert figure.numbers["95 % to"].max() == 400
 
 
 def test_the_effects_leave_invalid_cells_out_and_head_each_pair(comparison):

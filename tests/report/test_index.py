@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from symmlib.analysis import words
 from symmlib.errors import UsageError
 from symmlib.report import make_index, publish
+from symmlib.report.entry import entry
 from symmlib.runs import write_json, write_text
 
 
@@ -54,6 +56,33 @@ def test_an_invalid_run_is_listed_with_its_failed_gates_in_one_line(reports, who
     page = make_index(reports).read_text(encoding="utf-8")
     assert "gate “trace” failed in 1 measurement (gloo served 12 calls)" in page
     assert reason not in page
+
+
+def test_a_run_is_listed_with_what_was_served_at_which_load_and_found_by_it(reports, whole_run):
+    served = {"model": "/models/llama-70b", "tp": [2], "qps": [1]}
+    write_json(whole_run / "raw" / "serving" / "experiment.json", served)
+    found = entry(whole_run)
+    assert (found.model, found.load) == ("llama-70b", "TP=2, QPS 4 and 8"), "what was compared, not what was asked for"
+    assert found.tokens == ["tp=2", "qps=4", "qps=8"] and found.verdict == "faster"
+    (whole_run / "raw" / "serving" / "experiment.json").unlink()  # as in a published run, which has no raw data
+    (whole_run / "results" / "comparison.csv").unlink()
+    asked = "{model: meta-llama/Llama-3.1-70B-Instruct, tp: [4, 8], qps: [1, 5, 10]}"
+    write_text(whole_run / "params.yaml", f"parameters: {{04_serving: {asked}}}")
+    found = entry(whole_run)
+    assert (found.model, found.load) == ("meta-llama/Llama-3.1-70B-Instruct", "TP=4 and 8, QPS 1, 5 and 10")
+    assert found.headline.startswith("Fastest all-reduce") and found.verdict == ""
+    write_text(whole_run / "params.yaml", "parameters: {04_serving: odd}")
+    assert entry(whole_run).load == "2 ranks" and entry(whole_run).tokens == ["ranks=2"]
+
+
+def test_a_list_of_runs_that_are_alike_offers_no_choice_that_narrows_nothing(reports, whole_run):
+    assert re.findall('<select id="([a-z]+)"', make_index(reports).read_text(encoding="utf-8")) == [
+        "status", "verdict", "profile", "machine",
+    ]  # fmt: skip
+    for other in whole_run.parent.iterdir():
+        if other != whole_run:
+            shutil.rmtree(other)
+    assert "<select" not in make_index(reports).read_text(encoding="utf-8")
 
 
 def test_an_empty_index_says_how_to_make_a_run(tmp_path):

@@ -2,13 +2,15 @@
 
 import json
 import re
+from html import escape
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from symmlib.progress import line
-from symmlib.report import contents, figures, make_report
+from symmlib.report import contents, figures, make_report, svg
 from symmlib.report.notebook_pages import make_notebook_pages
 from symmlib.runs import write_text
 
@@ -64,7 +66,7 @@ def test_a_page_has_the_look_of_the_report_and_loads_nothing(page, figure_output
 
 def test_a_figure_is_inline_in_the_readers_colours_and_named_for_those_who_do_not_see_it(page, figure_output):
     html = page(new_code_cell("f", outputs=[figure_output]), new_code_cell("f", outputs=[figure_output]))
-    alt = figure_output.metadata["image/svg+xml"]["alt"]
+    alt = escape(figure_output.metadata["image/png"]["alt"])
     pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     assert len(pictures) == 2 and "data:image/png" not in html
     for picture in pictures:
@@ -73,6 +75,13 @@ def test_a_figure_is_inline_in_the_readers_colours_and_named_for_those_who_do_no
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', "".join(pictures))) <= set(ids)
+
+
+def test_a_figure_that_a_kernel_wrote_as_svg_is_inline_too(page, allreduce_summary):
+    drawn = svg.titled(figures.latency(allreduce_summary), "svg").decode()
+    output = new_output("display_data", {"image/svg+xml": drawn}, metadata={"image/svg+xml": {"alt": "what it shows"}})
+    html = page(new_code_cell("f", outputs=[output]))
+    assert "what it shows</desc>" in html and "<svg" in html and "data:image" not in html
 
 
 def test_a_bitmap_keeps_its_words_and_falls_back_to_what_was_printed(page):
@@ -98,6 +107,16 @@ def test_nothing_that_a_cell_has_shown_runs_or_loads(page):
     assert "b{}" not in html and "alert(2)" not in html
     assert "data:image/svg+xml;base64," in html  # as an image, in which nothing runs
     assert "an output of the type application/javascript, which a page cannot show" in html
+
+
+def test_columns_of_numbers_are_aligned_as_such_and_words_are_not(page):
+    table = pd.DataFrame({"backend": ["gloo", "router"], "time": [1.5, None]}).to_html()
+    styled = pd.DataFrame({"why": ["a word"], "n": [3]}).style.to_html()
+    html = page(
+        new_code_cell("x", outputs=[new_output("display_data", {"text/html": part}) for part in (table, styled)])
+    )
+    assert re.search(r'<td>gloo</td>\s*<td class="number">1.5</td>', html) and '<th class="number">time</th>' in html
+    assert re.search(r'class="data row0 col0"[^>]*>a word', html) and re.search(r'col1 number"[^>]*>3<', html)
 
 
 def test_an_error_is_told_at_the_top_and_readable_where_it_happened(page):

@@ -18,7 +18,7 @@ def run_with_numerics(bare_run, numerics_tables):
 
 def test_the_page_shows_what_was_found_the_figure_and_both_tables(run_with_numerics):
     page = make_report(run_with_numerics).read_text()
-    section = re.search(r'<section id="numerics">.*?</section>', page, re.DOTALL)[0]
+    section = re.search(r'<section id="numerics".*?</section>', page, re.DOTALL)[0]
     assert "On 4 ranks every bf16 and fp16 sum of host/one_shot is the float64 sum rounded once; of gloo" in section
     assert "All 4 special values are as promised." in section
     assert section.count("<svg") == 2 and "Special values: NaN" in section

@@ -35,7 +35,7 @@ def running(tmp_path_factory):
         server.Server(env, log=place / "server.log", label="the test's server") as one,
         load.Client(place / "client.log") as client,
     ):
-        one.wait_until_imported()
+        one.wait_until_imported(240)
         port = server.free_port()
         one.start(server.command(EXPERIMENT, model, arm, 2, port, "cpu"), port)
         one.wait_until_ready(240)

@@ -114,27 +114,6 @@ def test_more_blocks_go_on_where_fewer_ended(tmp_path):
     assert take_up(all_turns(more, raw), more, raw, {"hash": "a"}) == all_turns(more, raw)[2:]
 
 
-def test_only_what_was_started_for_this_directory_is_ended_and_its_shared_memory_removed(tmp_path):
-    mine, others = tmp_path / "mine", tmp_path / "others"
-    memory = Path(f"/dev/shm/psm_test{os.getpid()}")
-    memory.write_bytes(b"0")
-    started = {}
-    try:
-        for place in (mine, others):
-            place.mkdir()
-            env = {**os.environ, claim.MARK: str(place)}
-            started[place] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
-        (mine / claim.MEMORY).write_text(json.dumps([str(memory), "/etc/hostname", "/dev/shm/psm_x/../../etc/hosts"]))
-        assert claim.end_orphans(mine) == 1
-        assert started[mine].wait(10) is not None and started[others].poll() is None
-        assert not memory.exists() and Path("/etc/hostname").exists() and Path("/etc/hosts").exists()
-    finally:
-        memory.unlink(missing_ok=True)
-        for process in started.values():
-            process.kill()
-            process.wait()
-
-
 def test_a_device_or_a_directory_is_held_by_one_at_a_time_and_let_go_of(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     with claim.alone(["test-device"], one, "run one"):

@@ -14,6 +14,8 @@ from symmlib.analysis import words
 from symmlib.analysis.allreduce import SETTING
 from symmlib.analysis.fastest import INCUMBENTS
 from symmlib.report import style
+from symmlib.report.figures.path import draw_bands, draw_path, key_of
+from symmlib.report.figures.settings import SIZE, per_size, setting_words
 from symmlib.report.svg import LINE_IN, Figure, carry, lay_out
 
 WIDE_IN, COMPACT_IN = 7.6, 3.55  # 730 and 341 CSS pixels: a page's column, and a phone less its margins
@@ -72,7 +74,7 @@ def size_axis(axes, sizes: list[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.size(value)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("message size per rank")
+    axes.set_xlabel(SIZE)
 
 
 def log_y(axes) -> None:
@@ -98,15 +100,17 @@ def line_panels(
     rows: pd.DataFrame,
     column: str,
     title: str,
+    unit: str,
     compact: bool,
     panel_height_in: float,
     finish: Callable[[Axes], None],
     scale: str = "linear",
+    table_df: pd.DataFrame | None = None,
 ) -> Figure:
-    """`column` against `bytes`: one line a backend, one panel a (world size, dtype, mode), all on one scale.
+    """`column`, in `unit`, against `bytes`: one line a backend, one panel a (world size, dtype, mode), on one scale.
 
     `rows`: at least one. `finish(axes)` is called for each panel when its lines are drawn. Where there is one panel and
-    it is wide, lines are named at their ends, else in a key.
+    it is wide, lines are named at their ends, else in a key. `table_df`: the routes whose path is drawn, if any.
     """
     groups = list(rows.groupby(SETTING, sort=False))
     figure, drawn = panels(len(groups), compact, panel_height_in)
@@ -120,24 +124,24 @@ def line_panels(
                 line.bytes, line[column], clip_on=False, zorder=2 if name in INCUMBENTS else 3, **looks[name].line
             )
             drawn_line.set_in_layout(False)  # what is not clipped would count beyond its panel, and squeeze others
-        axes.set_title(title if len(groups) == 1 else f"{title}: {setting_words(key, rows)}")
+        draw_path(axes, here, column, table_df)
+        axes.set_title(f"{title}, {unit}" if len(groups) == 1 else f"{title}, {unit}: {setting_words(key, rows)}")
         size_axis(axes, list(here.bytes))
     limits = [axes.get_ylim() for axes in drawn]
-    for axes in drawn:
+    for axes, (_, here) in zip(drawn, groups, strict=True):
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         finish(axes)
+        draw_bands(axes, here, table_df)
+    figure.numbers = per_size(rows, column, unit)
+    path_key = key_of([here for _, here in groups], table_df)
     if compact or len(groups) > 1:
-        legend_above(figure, looks, columns=2 if compact else 4)
+        legend_above(figure, looks, columns=2 if compact else 4, more=path_key)
     else:
+        if path_key:
+            legend_above(figure, {}, more=path_key)
         ends = rows.sort_values("bytes").groupby("backend", sort=False)[column].last()
         label_line_ends(drawn[0], ends.to_dict(), looks, panel_height_in)
     return figure
-
-
-def setting_words(key: tuple, rows: pd.DataFrame) -> str:
-    """'8 ranks', with dtype and mode where these differ in `rows`; `key` is a (world size, dtype, mode)."""
-    differ = [str(value) for name, value in zip(SETTING[1:], key[1:], strict=True) if rows[name].nunique() > 1]
-    return ", ".join([f"{key[0]} ranks", *differ])
 
 
 def label_line_ends(axes, ends: dict[str, float], looks: dict[str, style.Look], panel_height_in: float) -> None:

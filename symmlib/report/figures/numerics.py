@@ -64,6 +64,7 @@ def numerics(histogram: pd.DataFrame, dtype: str | None = None, compact: bool = 
         axes.set_title(f"{INPUT_WORDS.get(kind, kind)} inputs")
     _key(figure, columns=2 if compact else 4)
     figure.finding, figure.alt = _words(groups, dtype)
+    figure.numbers = _numbers(groups, dtype)
     figure.reading = (
         f"A bar holds all elements of a sum. Its part in blue, whose share it tells, is the float64 sum rounded once; "
         f"nothing in {SHORT[dtype]} is nearer. The other parts lie so many steps between neighbouring numbers away. "
@@ -85,14 +86,32 @@ def _places(groups: dict[str, pd.DataFrame]) -> tuple[dict, dict, float]:
 
 
 def _bar(axes, place: float, rows: pd.DataFrame, compact: bool) -> None:
-    left, at = 0.0, 0
-    for last, _, colour, strength in BINS:
-        inside = rows.ulp_from.ge(at) if last is None else rows.ulp_from.between(at, last)
-        width = 100 * float(rows.share[inside].sum())
+    left = 0.0
+    for (_, _, colour, strength), width in zip(BINS, _shares(rows), strict=True):
         axes.barh(place, width, 0.74, left=left, color=style.COLOURS[colour][0], alpha=strength, linewidth=0)
-        left, at = left + width, at if last is None else last + 1
+        left += width
     nearest = 100 * _nearest(rows)
     axes.text(2, place, f"{nearest:.0f} %", va="center", clip_on=True)
+
+
+def _shares(rows: pd.DataFrame) -> list[float]:
+    """What per cent of the elements of `rows` lies in each of `BINS`."""
+    shares, at = [], 0
+    for last, *_ in BINS:
+        inside = rows.ulp_from.ge(at) if last is None else rows.ulp_from.between(at, last)
+        shares.append(100 * float(rows.share[inside].sum()))
+        at = at if last is None else last + 1
+    return shares
+
+
+def _numbers(groups: dict[str, pd.DataFrame], dtype: str) -> pd.DataFrame:
+    """What is drawn: a row a bar."""
+    rows = [
+        [heading, in_words(name, dtype), INPUT_WORDS.get(kind, kind), *_shares(of_bar)]
+        for heading, of_group in groups.items()
+        for (name, kind), of_bar in of_group.groupby(["backend", "inputs"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["how", "backend", "inputs", *(f"{text}, %" for _, text, *_ in BINS)])
 
 
 def _key(figure: Figure, columns: int) -> None:

@@ -70,6 +70,18 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
         "see; one nearer to 0: something else changed, too, such as waiting for the other rank or for other requests; "
         "one farther from 0: the all-reduce alone was timed on a busier machine than the servers had."
     )
+    figure.numbers = pd.DataFrame(
+        {
+            "TP": rows.tp,
+            "QPS": rows.qps,
+            "change in": rows.statistic + " " + rows.metric.str.upper(),
+            "treatment − baseline": rows.treatment + " − " + rows.baseline,
+            "predicted, ms": rows.predicted_ms,
+            "measured, ms": rows.measured_ms,
+            "95 % from, ms": rows.measured_low_ms,
+            "95 % to, ms": rows.measured_high_ms,
+        }
+    )
     return figure
 
 

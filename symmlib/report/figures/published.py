@@ -49,6 +49,16 @@ def published_pr20759(published: pd.DataFrame, compact: bool = False) -> Figure:
         f"TP={row.tp} QPS {row.qps} {row.metric.upper()} {row.reduction_pct:.1f} %" for row in means.itertuples()
     )
     figure.alt = f"{figure.finding}. By cell: {details}. {finding(claims(published))}"
+    figure.numbers = pd.DataFrame(
+        {
+            "TP": saved.tp,
+            "QPS": saved.qps,
+            "what": saved.statistic + " " + saved.metric.str.upper(),
+            "baseline, ms": saved.baseline_ms,
+            "symmetric memory, ms": saved.symm_mem_ms,
+            "less by, %": saved.reduction_pct,
+        }
+    )
     figure.reading = (
         "Higher is better: per cent of time saved. Grey is what the pull request claims; TPOT at TP=4 has no claim. "
         "Every mark is one run, so nothing here says how much of it is chance."

@@ -6,7 +6,8 @@ from symmlib.analysis import alpha_beta, words
 from symmlib.analysis.allreduce import SETTING
 from symmlib.report import style
 from symmlib.report.contents import gpu_names
-from symmlib.report.figures.canvas import canvas, line_panels, setting_words, styled
+from symmlib.report.figures.canvas import canvas, line_panels, styled
+from symmlib.report.figures.settings import setting_words
 from symmlib.report.svg import Figure
 from symmlib.sizes import format_size
 
@@ -24,7 +25,7 @@ def roofline(summary: pd.DataFrame, manifest: dict | None = None, compact: bool 
     drawn = bounded[bounded.share.notna()].assign(percent=lambda rows: 100 * rows.share)
     if drawn.empty:
         return _in_words(bounded, compact)
-    figure = line_panels(drawn, "percent", "% of the bound", compact, PANEL_IN, finish=_finish)
+    figure = line_panels(drawn, "percent", "share of the bound", "%", compact, PANEL_IN, finish=_finish)
     last = {
         setting_words(key, drawn): rows[rows.bytes == rows.bytes.max()].sort_values("share", ascending=False)
         for key, rows in drawn.groupby(SETTING, sort=False)

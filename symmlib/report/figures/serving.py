@@ -1,9 +1,12 @@
 """Figures of a serving experiment: TTFT and TPOT against the request rate, and how sure the differences are."""
 
 import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from symmlib.analysis import bands, words
+from symmlib.analysis.published import SOURCE
 from symmlib.analysis.serving import equivalence_band
 from symmlib.analysis.verdicts import METRICS, STATISTICS, headline_rows, tally
 from symmlib.report import style
@@ -11,14 +14,27 @@ from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above,
 from symmlib.report.svg import Figure
 
 PANEL_IN = 2.7
+CUT = 2.5  # times beyond the outermost marks, the axis of ratios ends
+BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.3, "linewidth": 0}  # dark enough where it is a few pixels wide
+_HOLLOW = {"markerfacecolor": style.COLOURS["paper"][0], "markeredgewidth": 1.2, "linewidth": 1}
+REFERENCE = {  # how the published arms are drawn: hollow, dotted, in colours that no arm of the same sort has
+    "baseline": {"color": style.COLOURS["muted"][0], "marker": "s", "linestyle": style.DOTTED, **_HOLLOW},
+    "symm_mem": {"color": style.COLOURS["pink"][0], "marker": "o", "linestyle": style.DOTTED, **_HOLLOW},
+}
 
 
 @styled
-def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compact: bool = False) -> Figure:
+def ttft_tpot(
+    serving_summary: pd.DataFrame,
+    baseline: str | None = None,
+    reference: pd.DataFrame | None = None,
+    compact: bool = False,
+) -> Figure:
     """TTFT and TPOT against QPS: arms as lines through the mean over blocks, blocks as dots, one row of panels per TP.
 
     `serving_summary` has the columns of `serving_summary.csv`; the median is drawn, or the mean where there is none.
-    `baseline` is grey.
+    `baseline` is grey. `reference`: what others published of the same shapes, as `published.reference` gives it, or
+    nothing; drawn hollow, beside the arms, where TP and QPS are the same.
     """
     statistic = next((name for name in STATISTICS if (serving_summary.statistic == name).any()), STATISTICS[0])
     rows = serving_summary[(serving_summary.statistic == statistic) & serving_summary.value_ms.notna()]
@@ -32,6 +48,7 @@ def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compac
             axes.set_axis_off()
         return figure
     means = rows.groupby(["tp", "metric", "arm", "qps"]).value_ms.mean()
+    theirs = _shared(reference, rows)
     for axes, (tp, metric) in zip(panels, [(tp, metric) for tp in tps for metric in ("ttft", "tpot")], strict=True):
         chosen = rows[(rows.tp == tp) & (rows.metric == metric)]
         for arm in sorted(arms, key=lambda arm: looks[arm].colour != "grey"):
@@ -42,6 +59,8 @@ def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compac
             dots = {**looks[arm].line, "linestyle": "none", "markersize": 4.2, "alpha": 0.75}
             axes.plot(line.index, line.values, color=looks[arm].hex, linestyle=looks[arm].dash)
             axes.plot(blocks.qps, blocks.value_ms, clip_on=False, **dots)
+        for arm, line in theirs[(theirs.tp == tp) & (theirs.metric == metric)].groupby("arm", sort=False):
+            axes.plot(line.qps, line.value_ms, **REFERENCE[arm])
         rate_axis(axes, list(rows[rows.tp == tp].qps))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -49,8 +68,9 @@ def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compac
         if not compact:
             ends = {arm: means.loc[tp, metric, arm].sort_index().iloc[-1] for arm in dict.fromkeys(chosen.arm)}
             label_line_ends(axes, ends, looks, PANEL_IN)
-    if compact:
-        legend_above(figure, looks)
+    known = [Line2D([], [], label=f"published, B200: {arm}", **REFERENCE[arm]) for arm in dict.fromkeys(theirs.arm)]
+    if compact or known:
+        legend_above(figure, looks if compact else {}, columns=1 if compact and known else 2, more=known)
     tp, qps = tps[-1], rows[rows.tp == tps[-1]].qps.max()
     told = {}
     for metric in METRICS:
@@ -64,6 +84,9 @@ def ttft_tpot(serving_summary: pd.DataFrame, baseline: str | None = None, compac
         f"Lower is better. A mark is one block (all arms on the same request schedule; {count} here), a line joins "
         "the means of the blocks: marks far from their line mean a noisy machine."
     )
+    if known:
+        figure.reading += f" Hollow marks are {SOURCE}'s, of the same model shapes and requests on B200: one run each."
+    figure.numbers = _per_block(rows, theirs)
     return figure
 
 
@@ -88,15 +111,19 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         return figure
     looks = style.looks(treatment for _, treatment in pairs)
     reach = [*rows.ratio, *rows.ci_low.dropna(), *rows.ci_high.dropna(), 1]
-    low, high = min(reach) / 1.12, max(reach) * 1.12
+    marks = [*rows.ratio, 1]  # one hopeless interval must not squeeze all others
+    low, high = max(min(reach), min(marks) / CUT) / 1.12, min(max(reach), max(marks) * CUT) * 1.12
     for axes, metric in zip(panels, metrics, strict=True):
         for row in rows[rows.metric == metric].itertuples():
             place, look = places[row.baseline, row.treatment, row.tp, row.qps], looks[row.treatment]
             if pd.notna(row.ci_low) and pd.notna(row.ci_high):
                 axes.plot([row.ci_low, row.ci_high], [place] * 2, color=look.hex, linewidth=2.4, alpha=0.55)
+                for end, arrow, goes_on in ((low, "<", row.ci_low < low), (high, ">", row.ci_high > high)):
+                    if goes_on:
+                        axes.plot([end], [place], arrow, color=look.hex, markersize=4.5, clip_on=False)
             axes.plot([row.ratio], [place], **{**look.line, "markersize": 6.5})
         for delta in rows[rows.metric == metric].delta.unique():  # one, where one experiment was judged
-            axes.axvspan(*equivalence_band(delta), color=style.COLOURS["grey"][0], alpha=0.15, linewidth=0)
+            axes.axvspan(*equivalence_band(delta), **BAND)
         axes.axvline(1, color=style.COLOURS["ink"][0], linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
@@ -113,6 +140,8 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         axes.grid(False, axis="y")
         axes.set_title(f"{metric.upper()} ratio")
         axes.set_xlabel("← faster · 1 = no change · slower →" if low < 1 < high else "")
+    widths = words.span(rows.delta, bands.width)
+    legend_above(figure, {}, more=[Patch(label=f"as good as no change: {widths}", **BAND)])
     figure.finding, figure.alt = _effect_words(rows)
     figure.reading = (
         "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is its "
@@ -122,7 +151,10 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         else "A mark is time with the treatment divided by time with the baseline; left of 1 is faster, in the grey "
         "band as fast. So few blocks give no interval, and a mark alone proves nothing."
     )
+    if min(reach) < low or max(reach) > high:
+        figure.reading += " An arrow: the bar goes on beyond the axis."
     figure.reading += f" {bands.origin(rows, floor)}"
+    figure.numbers = _ratios(rows)
     return figure
 
 
@@ -143,6 +175,46 @@ def cell_words(tp: float, qps: float, rows: pd.DataFrame) -> str:
     return f"QPS {qps:g}" if rows.tp.nunique() == 1 else f"TP={tp:g} QPS {qps:g}"
 
 
+def _shared(reference: pd.DataFrame | None, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `reference` at TP, QPS and statistic of `rows`; none without one."""
+    if reference is None:
+        return pd.DataFrame(columns=["tp", "qps", "metric", "statistic", "arm", "value_ms"])
+    places = ["tp", "qps", "metric", "statistic"]
+    measured = rows[places].drop_duplicates().astype({"qps": float})
+    return reference.astype({"qps": float}).merge(measured, on=places).sort_values("qps")
+
+
+def _per_block(rows: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn: a row per place and arm with the mean and each block's value, published numbers last."""
+    rows = rows[rows.metric.isin(METRICS)]
+    place = ["tp", "qps", "metric", "arm"]
+    table = rows.pivot(index=place, columns="block", values="value_ms")
+    blocks = {f"block {block:g}, ms": table[block] for block in table}
+    table = pd.DataFrame({"mean of blocks, ms": table.mean(axis=1), **blocks}).reset_index()
+    more = theirs[[*place, "value_ms"]].rename(columns={"value_ms": "mean of blocks, ms"})
+    table = pd.concat([table, more.assign(arm="published, B200: " + more.arm)]) if len(more) else table
+    table = table.sort_values(["tp", "metric", "qps"], ascending=[True, False, True], kind="stable")
+    names = rows.statistic.iloc[0] + " " + table.metric.str.upper()
+    return table.assign(metric=names).rename(columns={"tp": "TP", "qps": "QPS"})
+
+
+def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn of effects: a row per mark."""
+    return pd.DataFrame(
+        {
+            "TP": rows.tp,
+            "QPS": rows.qps,
+            "ratio of": rows.statistic + " " + rows.metric.str.upper(),
+            "treatment / baseline": rows.treatment + " / " + rows.baseline,
+            "ratio": rows.ratio,
+            "95 % from": rows.ci_low,
+            "95 % to": rows.ci_high,
+            "band": rows.delta.map(bands.width),
+            "verdict": rows.verdict,
+        }
+    )
+
+
 def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
     for ticks in (
         [0.95, 1, 1.05],
@@ -150,6 +222,7 @@ def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
         [0.5, 0.7, 1, 1.4, 2],
         [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5],
         [0.1, 0.2, 0.5, 1, 2, 5, 10],
+        [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50],
         [0.01, 0.1, 1, 10, 100],
     ):
         inside = [tick for tick in ticks if low <= tick <= high]

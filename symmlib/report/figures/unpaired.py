@@ -16,12 +16,13 @@ def unpaired_ratios(rows: pd.DataFrame, label: str, compact: bool = False) -> Fi
 
     `rows`: those of the run `label` in `analysis.unpaired.beside`, with ratios.
     """
-    figure = line_panels(rows, "ratio", f"time in {label} / time in A", compact, PANEL_IN, finish=_finish, scale="log")
+    title = f"time in {label} / time in A"
+    figure = line_panels(rows, "ratio", title, "ratio", compact, PANEL_IN, finish=_finish, scale="log")
     each = rows.groupby("backend", sort=False).ratio
     told = [f"{name} {words.span(ratios, words.ratio)}" for name, ratios in each]
     spread = words.span(rows.ratio, words.ratio)
     figure.finding = f"{label} took {spread} times as long as A, backend by backend and size by size"
-    figure.alt = f"Ratio of the median all-reduce time in {label} to that in A, by backend: {'; '.join(told)}"
+    figure.alt = f"{figure.finding}. Ratio of the median all-reduce time in {label} to that in A: {'; '.join(told)}"
     figure.reading = (
         f"Below the grey line {label} took less time than A. The runs are unpaired: a line away from 1 may be a change "
         "of code or machine, or the noise between two days; no interval can be given."

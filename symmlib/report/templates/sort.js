@@ -66,7 +66,7 @@
         const direction = NEXT[head.getAttribute("aria-sort") ?? "none"];
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         if (direction !== "none") head.setAttribute("aria-sort", direction);
-        for (const { body, rows } of bodies) body.append(...(direction === "none" ? rows : sort(rows, column, direction)));
+        for (const { body, rows } of bodies) body.replaceChildren(...(direction === "none" ? rows : sort(rows, column, direction)));
         announce(direction === "none" ? "In the first order again" : `Sorted by ${name}, ${direction}`);
       });
     });
