@@ -3,7 +3,7 @@
     python scripts/lock.py cpu gpu bootstrap      # from the project's root; after scripts/pin.py, or a changed pin
 
 Writes requirements/hashes-<stack>.txt: the wheels that pip chooses on Linux x86_64 for Python 3.11 and 3.12. Only pins
-without a line there yet are asked for, by pip itself, which downloads little. Left out is torch on the CPU stack: its
+that no such file has are asked for, by pip itself, which downloads little. Left out is torch on the CPU stack: its
 CPU builds come from wherever pip's configuration says, in several builds of one version.
 """
 
@@ -24,7 +24,7 @@ HEADING = "# Hashes for Python 3.11 and 3.12 on Linux x86_64. Written by scripts
 def main(stacks: list[str]) -> None:
     for stack in stacks:
         path = REQUIREMENTS / f"hashes-{stack}.txt"
-        known = hashes(path)
+        known = {pin: found for file in REQUIREMENTS.glob("hashes-*.txt") for pin, found in hashes(file).items()}
         pins = [pin for pin in pinned(stack) if pin.split("==")[0] not in UNHASHED[stack]]
         missing = [pin for pin in pins if pin not in known]
         for python in PYTHONS if missing else ():
