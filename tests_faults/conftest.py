@@ -22,7 +22,7 @@ import pytest
 
 SYMMLIB = str(Path(sys.executable).with_name("symmlib"))
 MARK = "SYMMLIB_FAULT"  # in the environment of everything that a test starts
-PATIENCE_S = 300  # for what takes seconds on an idle machine
+PATIENCE_S = 900  # for what takes seconds on an idle machine
 MEMORY = ("psm_", "vllm_dist_", "nccl-", "torch_", "symmlib")
 
 
