@@ -125,9 +125,9 @@ def test_git_ignores_the_copies():
     assert subprocess.run(command).returncode == 0
 
 
-def test_the_landing_page_links_to_every_notebook():
+def test_the_landing_page_links_to_every_notebook_and_nothing_else():
     page = (notebooks.DIRECTORY / "README.md").read_text()
-    assert {f"{name}.ipynb" for name in notebooks.names()} <= {*re.findall(r"\]\(([^)]+)\)", page)}
+    assert re.findall(r"\]\(([^)]+)\)", page) == [f"{name}.ipynb" for name in notebooks.names()]
 
 
 def ask(lab_server: dict, path: str, token: str = "", **headers):

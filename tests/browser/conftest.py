@@ -114,19 +114,20 @@ def _context(browser: Browser, scheme: str, width: int, javascript: bool) -> Bro
 def assert_accessible(page: Page) -> None:
     """axe-core finds nothing wrong with `page`, all of it unfolded, and could judge the contrast of every text.
 
-    Of pictures axe looks only at their names, as it reads no `fill`: what is written in them is judged here.
+    What is drawn is judged here: axe reads no `fill`, and takes twice the time where it meets the parts of pictures.
     """
     page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
-    page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run({exclude: ['svg.plot > g']}, {rules: {'color-contrast': {enabled: false}}})")
-    assert [_told(rule) for rule in found["violations"]] == []
-    page.add_style_tag(content=UNROLLED)
-    found = page.evaluate("axe.run({exclude: ['svg.plot > g']}, {runOnly: ['color-contrast']})")
-    assert [_told(rule) for rule in found["violations"] + found["incomplete"]] == []
-    assert "color-contrast" in [rule["id"] for rule in found["passes"]]
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     for drawn in page.evaluate(DRAWN):
         assert contrast(drawn, paper) >= 4.5
+    page.evaluate("document.querySelectorAll('svg.plot > g').forEach((part) => part.remove())")
+    page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
+    found = page.evaluate(AXE, {"rules": {"color-contrast": {"enabled": False}}})
+    assert [_told(rule) for rule in found["violations"]] == []
+    page.add_style_tag(content=UNROLLED)
+    found = page.evaluate(AXE, {"runOnly": ["color-contrast"]})
+    assert [_told(rule) for rule in found["violations"] + found["incomplete"]] == []
+    assert found["passes"] == ["color-contrast"]
 
 
 def contrast(colour: str, other: str) -> float:
@@ -142,6 +143,11 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+AXE = """async (options) => {  // of rules that pass their names are enough: places take long to describe
+    const told = { resultTypes: ["violations", "incomplete"], ...options };
+    const { violations, incomplete, passes } = await axe.run(told);
+    return { violations, incomplete, passes: passes.map(({ id }) => id) };
+}"""
 UNROLLED = """
   body { min-width: 80rem }
   .scroll, .scroll * { background: none; overflow: visible; position: static !important }
