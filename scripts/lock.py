@@ -15,7 +15,7 @@ from pathlib import Path
 
 REQUIREMENTS = Path("requirements")
 PYTHONS = ("3.11.9", "3.12.9")
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)]
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
 UNHASHED = {"cpu": {"torch"}, "gpu": set(), "bootstrap": set()}
 HEADING = "# Hashes for Python 3.11 and 3.12 on Linux x86_64. Written by scripts/lock.py.\n"

@@ -83,7 +83,7 @@ install() {
 # itself) comes after, by version.
 install_hashed() {
   [ "${HASHES:-on}" != off ] && [ "$(uname -sm)" = "Linux x86_64" ] && [ -s "requirements/hashes-$1.txt" ] || return 0
-  install --no-compile --no-deps --require-hashes -r "requirements/hashes-$1.txt"
+  install --no-compile --no-build-isolation --no-deps --require-hashes -r "requirements/hashes-$1.txt"
 }
 
 python=$(find_python)

@@ -194,7 +194,7 @@ def lay_out(files: dict[str, bytes], run: Path) -> None:
         (run / name).write_bytes(content)
 
 
-@_of(damaged_run(), 60)
+@_of(damaged_run(), 40)
 def report_of_a_run(files: dict[str, bytes], place: Path) -> None:
     """All but the drawing of figures, which takes seconds: `report_with_figures` has that."""
     run = place / "reports" / "runs" / "20261123T221005Z-x-1a2b3c4d"
