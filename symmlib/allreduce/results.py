@@ -1,6 +1,7 @@
 """What was measured, read back: of the directories that somebody names, or of the run that a notebook belongs to."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tu
             raise ValueError("not every multicast is True or False")
     except FileNotFoundError:
         raise UsageError(f"{path.parent.parent} has no measurements: there is no {path}.") from None
-    except (ValueError, TypeError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+    except (ValueError, TypeError, OSError, EOFError, zlib.error) as error:  # pandas' parsing errors are ValueErrors
         raise UsageError(f"{path} is not what `symmlib allreduce` writes: {error}.") from None
     return table.astype({name: int for name in keys if name in whole})
 

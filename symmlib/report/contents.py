@@ -4,6 +4,7 @@ Nothing here raises for a result that is missing, empty or damaged; the report i
 """
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,7 @@ class Contents:
             name = SAMPLES if (self.path / SAMPLES).is_file() else f"{SAMPLES}.gz"
             samples = pd.read_csv(self.path / name, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
             return timed(samples, self.tables["allreduce_summary"].reindex(columns=SUMMARY_COLUMNS))
-        except (OSError, ValueError, KeyError) as error:  # merging raises KeyError where a column is missing
+        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:  # KeyError: a column is missing
             if not isinstance(error, FileNotFoundError):
                 self.missing.append((SAMPLES, f"the file cannot be used: {error}"))
             return None

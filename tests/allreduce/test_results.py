@@ -1,5 +1,7 @@
 """Measurements read back, and where a notebook finds its own."""
 
+import gzip
+
 import pandas as pd
 import pytest
 
@@ -99,4 +101,21 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, name, damage):
     }
     path.write_text(text[damage])
     with pytest.raises(UsageError, match=f"results/{name} is not what"):
+        read_results([tmp_path])
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a header alone", "other bytes inside"])
+def test_compressed_samples_that_are_damaged_are_named(tmp_path, damage):
+    """Found by fuzzing: reading the end of a gzip file that has none raises EOFError, and its inside zlib.error."""
+    write_results(tmp_path, 1.0)
+    samples = tmp_path / "results" / "allreduce.csv"
+    packed = gzip.compress(samples.read_bytes())
+    samples.unlink()
+    damaged = {
+        "cut short": packed[:-12],
+        "a header alone": b"\x1f\x8b",
+        "other bytes inside": packed[:10] + b"\xff" * 40,
+    }
+    samples.with_name("allreduce.csv.gz").write_bytes(damaged[damage])
+    with pytest.raises(UsageError, match="allreduce.csv.gz is not what"):
         read_results([tmp_path])
