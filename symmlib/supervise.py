@@ -73,7 +73,8 @@ def _watch(pid: int, control: int, wakeup: int, parent: int) -> int:
         _note_memory(_descendants())  # what is still starting may make some as it is ended
         exit_code = _reap(pid)
     _end_descendants(signal.SIGTERM, deadline)
-    return _reap(pid) if exit_code is None else exit_code
+    exit_code = _reap(pid) if exit_code is None else exit_code
+    return -signal.SIGKILL if exit_code is None else exit_code  # the kernel keeps it still: its end is on its way
 
 
 _exit_codes: dict[int, int] = {}
