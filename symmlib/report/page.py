@@ -57,7 +57,7 @@ NEEDED = {  # section: (what is absent where it is left out, if that is to be to
     "prediction": ("", ("sentences",)),
     "numerics": ("", ("table",)),
     "gates": ("gates", ("table",)),
-    "accuracy": ("accuracy results", ("scores",)),
+    "accuracy": ("", ("scores",)),
 }
 
 
