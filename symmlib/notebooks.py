@@ -29,6 +29,7 @@ from symmlib.runs import PROJECT, Run, write_text
 
 DIRECTORY = PROJECT / "notebooks"
 SILENT_S = 3600  # everything that a notebook waits for says so, or gives up, long before
+DEAD_KERNEL = 138  # papermill's exit status for it (papermill/cli.py)
 _TYPES = {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)}
 
 
@@ -109,6 +110,8 @@ def execute(run: Run, name: str, parameters: dict) -> None:
         with ProcessGroup(command, log=given.with_suffix(".log"), env=environment) as group:
             _stream_progress(group, status_file)
             status = group.wait()
+    if status == DEAD_KERNEL:
+        raise SymmlibError(f"the kernel of {name} died: killed, or out of memory. Its log: {group.log.name}")
     if status != 0:
         raise SymmlibError(_cell_error(executed) or f"papermill ended with status {status}:\n{group.tail()}")
 

@@ -89,7 +89,7 @@ def test_what_the_environment_holds_under_a_secret_name_is_replaced_wherever_it_
 
 def test_variables_that_hold_no_secret_are_left_alone():
     environment = {
-        "PWD": "/work/of/mine",
+        "PWD": "/home/me/work",
         "SSH_AUTH_SOCK": "/tmp/agent.123",
         "KEYBOARD_LAYOUT": "us-international",
         "AUTHOR_NAME": "somebody else",
