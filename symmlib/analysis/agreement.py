@@ -97,12 +97,12 @@ def sentences(summary: pd.DataFrame, floors: Iterable[tuple[str, str]]) -> list[
     for row in summary.itertuples():
         pair = f"{row.treatment} and {row.baseline} at TP={row.tp:g}"
         start = f"{row.identical} of {row.prompts} sequences are identical"
-        where = ""
+        where = ""  # where all are identical, that is the verdict
         if row.identical < row.prompts:
             gap = f"the baseline was ahead by up to {row.largest_gap:.2g} nats where they part"
-            where = f"; the earliest parts at token {row.earliest_divergence}, and {gap}"
+            where = f"; the earliest parts at token {row.earliest_divergence}, and {gap}: {row.verdict}"
         floor = " (noise floor)" if (row.baseline, row.treatment) in set(floors) else ""
-        said.append(f"{pair}{floor}: {start}{where}: {row.verdict}.")
+        said.append(f"{pair}{floor}: {start}{where}.")
     return said
 
 

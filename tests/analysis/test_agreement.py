@@ -68,7 +68,7 @@ def test_a_sentence_says_where_and_by_how_much():
     same = [answer([1, 2])] * 3
     table = summary(gloo=same, floor=same, router=[*same[:2], answer([1, 3])]).reset_index()
     floor, router = sentences(table, [FLOOR])
-    assert floor == "gloo again and gloo at TP=2 (noise floor): 3 of 3 sequences are identical: identical."
+    assert floor == "gloo again and gloo at TP=2 (noise floor): 3 of 3 sequences are identical."
     assert router == (
         "router and gloo at TP=2: 2 of 3 sequences are identical; the earliest parts at token 1, and the baseline was "
         "ahead by up to 3 nats where they part: changed."

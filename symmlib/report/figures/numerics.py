@@ -8,8 +8,8 @@ from symmlib.analysis import words
 from symmlib.analysis.floats import SHORT
 from symmlib.analysis.numerics import WAYS, in_words
 from symmlib.report import style
-from symmlib.report.figures.canvas import canvas, styled
-from symmlib.report.svg import LINE_IN, Figure, lay_out
+from symmlib.report.figures.canvas import canvas, legend_above, styled
+from symmlib.report.svg import Figure
 
 ROW_IN = 0.2
 BINS = (  # (up to how many steps, how the key says it, colour, how strong it is)
@@ -115,23 +115,10 @@ def _numbers(groups: dict[str, pd.DataFrame], dtype: str) -> pd.DataFrame:
 
 
 def _key(figure: Figure, columns: int) -> None:
-    """The key of the bars' parts, above all panels; the figure grows by it."""
+    """The key of the bars' parts."""
     handles = [Patch(facecolor=style.COLOURS[colour][0], alpha=strength, linewidth=0, label=text)
                for _, text, colour, strength in BINS]  # fmt: skip
-    legend = figure.legend(
-        handles=handles,
-        ncols=columns,
-        loc="upper left",
-        borderpad=0,
-        borderaxespad=0.3,
-        frameon=False,
-        handlelength=1.6,
-        columnspacing=1,
-    )
-    legend.set_in_layout(False)
-    figure.key_in = LINE_IN * -(-len(handles) // columns) + 0.06
-    figure.set_figheight(figure.get_figheight() + figure.key_in)
-    lay_out(figure)
+    legend_above(figure, {}, columns, more=handles)
 
 
 def _nearest(rows: pd.DataFrame) -> float:
