@@ -34,7 +34,7 @@ def test_a_disk_that_fills_up_ends_the_measurement_and_says_so(fault, tmp_path):
     said = fault.said()
     assert "No space left on device" in said
     last = said[said.rindex("symmlib: ") :]
-    assert "Traceback" not in last
+    assert "symmlib/cli" not in last, "the command itself broke: only a rank's log may be quoted here"
     kept = sorted(path.name for path in (tmp_path / "kept").rglob("*") if path.is_file())
     fault.saw(last, 1, f"what the ranks had written: {', '.join(kept)}")
 
