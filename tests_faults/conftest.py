@@ -29,9 +29,10 @@ MEMORY = ("psm_", "vllm_dist_", "nccl-", "torch_", "symmlib")
 class Fault:
     """What a test uses to inject one, and to tell what came of it."""
 
-    def __init__(self, place: Path, mark: str, bystander: subprocess.Popen):
-        self.place, self.mark, self.bystander = place, mark, bystander
+    def __init__(self, place: Path, mark: str):
+        self.place, self.mark = place, mark
         self.message, self.exit_status, self.kept = "", None, ""
+        self._before = {one.pid for one in psutil.Process().children()}  # servers of other tests, the bystander
         self.is_over = threading.Event()
         self._injecting: list[threading.Thread] = []
 
@@ -67,7 +68,9 @@ class Fault:
 
     def alive(self, part: str = "", rank: int | None = None) -> list[psutil.Process]:
         """What this test started and still runs: processes whose command has `part`, of the rank `rank`."""
-        found, below = [], {one.pid for one in psutil.Process().children(recursive=True)} - {self.bystander.pid}
+        started = [one for one in psutil.Process().children() if one.pid not in self._before]
+        below = {one.pid for first in started for one in (first, *_descendants(first))}
+        found = []
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
@@ -102,6 +105,12 @@ class Fault:
         self._injecting[-1].start()
 
 
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return process.children(recursive=True)
+    return []
+
+
 @pytest.fixture(scope="session")
 def bystander():
     """Somebody else's process, with shared memory like vLLM's."""
@@ -119,7 +128,7 @@ def bystander():
 def fault(request, tmp_path, monkeypatch, bystander):
     mark = f"{os.getpid()}-{request.node.name}"
     monkeypatch.setenv(MARK, mark)
-    one, began = Fault(tmp_path, mark, bystander[0]), time.monotonic()
+    one, began = Fault(tmp_path, mark), time.monotonic()
     memory = NewMemory(one)
     yield one
     one.is_over.set()
