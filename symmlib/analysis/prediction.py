@@ -59,12 +59,15 @@ def predict(
     calls_per_step: int,
     input_len: int,
     mode: str,
+    one_gpu: bool = False,
 ) -> pd.DataFrame:
     """Predicted TTFT and TPOT of treatment − baseline, one row per (tp, baseline, treatment, metric) of `calls`.
 
     `calls`: CALL_COLUMNS; `times`: the rows of allreduce_summary.csv; `hidden_size` of the model in elements, whose
     all-reduces are `calls_per_step` (2 · layers + 1 for vLLM at TP>1, which reduces the embedding, too); `input_len` in
-    tokens. `mode` "graph": a CUDA graph calls nothing when it is replayed, so the trace tells no steps.
+    tokens. `mode`: "eager", or "graph" where CUDA graphs ran; then `calls` must count their replays (else it has no
+    column `replayed`), and steps have the graphs' sizes, to which vLLM rounds up. `one_gpu`: the servers' ranks shared
+    one GPU; they and the timed ones must have that in common.
 
     `predicted_ms` is NaN where there is no prediction, and `note` says why; else `note` says what is odd about it.
     """
@@ -73,12 +76,11 @@ def predict(
         here = calls[calls["tp"] == tp]
         for baseline, treatment in pairs:
             try:
-                if mode == "graph":
-                    raise _NoPrediction(
-                        "the servers used CUDA graphs, of which the trace counts captures and not replays"
-                    )
+                if mode == "graph" and not (here.get("replayed", pd.Series(dtype=float)) > 0).any():
+                    raise _NoPrediction("the servers used CUDA graphs, and their traces count no replays")
                 steps = _steps_of(here, baseline, hidden_size, calls_per_step, input_len)
-                one, other = (_priced(steps, here, arm, times, int(tp)) for arm in (baseline, treatment))
+                alike = _alike(times, int(tp), mode, one_gpu)
+                one, other = (_priced(steps, here, arm, alike, int(tp), mode) for arm in (baseline, treatment))
                 ttft_ms, tpot_ms = means_ms(steps, other["time_us"] - one["time_us"], calls_per_step)
                 note = _outside(steps, one["outside"] | other["outside"])
             except _NoPrediction as reason:
@@ -206,15 +208,26 @@ def _dtype(calls: pd.DataFrame, arm: str) -> str:
     return dtype
 
 
-def _priced(steps: pd.DataFrame, calls: pd.DataFrame, arm: str, times: pd.DataFrame | None, tp: int) -> pd.DataFrame:
+def _alike(times: pd.DataFrame | None, tp: int, mode: str, one_gpu: bool) -> pd.DataFrame:
+    """Of `times` those that were taken as the servers run: on `tp` ranks, in `mode`, with a GPU each or `one_gpu`."""
+    if times is None or times.empty:
+        raise _NoPrediction("no all-reduce was timed")
+    here = usable(times).query("world_size == @tp and mode == @mode")
+    shared = bool(words.banner(here.get("device", ())))
+    if shared and not one_gpu:
+        raise _NoPrediction(f"all-reduces were timed on ranks that shared one GPU: {words.ONE_GPU_BANNER}")
+    if one_gpu and len(here) and not shared:
+        raise _NoPrediction("all-reduces were timed on ranks with a GPU each, and the servers' ranks shared one")
+    return here
+
+
+def _priced(
+    steps: pd.DataFrame, calls: pd.DataFrame, arm: str, times: pd.DataFrame, tp: int, mode: str
+) -> pd.DataFrame:
     """For each of `steps`: `time_us` of one of its all-reduces in `arm`; is its size `outside` the timed ones?"""
     mine = calls[calls["arm"] == arm]
     dtype = _dtype(mine, arm)
-    if times is None or times.empty:
-        raise _NoPrediction("no all-reduce was timed")
-    here = usable(times).query("world_size == @tp and dtype == @dtype and mode == 'eager'")
-    if words.banner(here.get("device", ())):
-        raise _NoPrediction(f"all-reduces were timed on ranks that shared one GPU: {words.ONE_GPU_BANNER}")
+    here = times[times["dtype"] == dtype]
     counts = mine.groupby(["bytes", "backend"])["calls"].sum().reset_index().sort_values("calls", kind="stable")
     served = counts.groupby("bytes")["backend"].last()  # the one that served most calls of a size
     distance = np.abs(np.log(steps["bytes"].to_numpy()[:, None] / served.index.to_numpy()[None, :]))
@@ -224,7 +237,8 @@ def _priced(steps: pd.DataFrame, calls: pd.DataFrame, arm: str, times: pd.DataFr
         timed, those = here[here["backend"] == backend], backends == backend
         if timed.empty:
             raise _NoPrediction(
-                f"{backend}, which served {arm}, was not timed on {tp} ranks in {dtype} without CUDA graphs"
+                f"{backend}, which served {arm}, was not timed on {tp} ranks in {dtype} "
+                f"{'in' if mode == 'graph' else 'without'} CUDA graphs"
             )
         sizes = steps["bytes"].to_numpy()[those]
         priced.loc[those, "time_us"] = time_us(timed, sizes)

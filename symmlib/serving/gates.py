@@ -234,7 +234,7 @@ def _trace(member: Measurement) -> tuple[bool, str]:
     ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(member.trace.glob("rank-*.json"))]
     if len(ranks) != member.tp:
         return False, f"{len(ranks)} of {member.tp} ranks left a trace: was the plug-in loaded?"
-    if not all(rank["calls"] for rank in ranks):
+    if not all(sum(call["calls"] for call in rank["calls"]) for rank in ranks):
         return False, "a rank counted no all-reduce at all"
     calls = [call for rank in ranks for call in rank["calls"]]
     served, fallbacks = Counter(), Counter()
@@ -247,7 +247,16 @@ def _trace(member: Measurement) -> tuple[bool, str]:
         most = fallbacks.most_common(1)[0][0]
         return False, f"{fallbacks.total() / total:.1%} of the all-reduces were served otherwise, most by {most}"
     shares = ", ".join(f"{backend} {count / total:.1%}" for backend, count in served.most_common())
-    return True, f"{total // len(ranks)} all-reduces a rank: {shares}"
+    return True, f"{total // len(ranks)} all-reduces a rank: {shares}{_of_graphs(ranks, total)}"
+
+
+def _of_graphs(ranks: list[dict], total: int) -> str:
+    """How much of it ran in CUDA graphs; empty where there were none, and of traces that did not count replays."""
+    graphs, replays = ranks[0].get("graphs", 0), ranks[0].get("replays", 0)
+    if not graphs:
+        return ""
+    replayed = sum(call["replayed"] for rank in ranks for call in rank["calls"])
+    return f"; {replayed / total:.0%} of them in {replays} replays of {graphs} CUDA graphs"
 
 
 def _log(member: Measurement) -> tuple[bool, str]:

@@ -56,6 +56,7 @@ def _predicted(raw: Path, times: pd.DataFrame | None, pairs: list, summary: pd.D
             calls_per_step=2 * config["num_hidden_layers"] + 1,
             input_len=experiment["input_len"],
             mode=_mode(raw / "serving", experiment),
+            one_gpu=bool(experiment.get("one_gpu")),
         )
     except _Unknown as unknown:
         why = str(unknown)
@@ -80,7 +81,9 @@ def _calls(serving: Path) -> pd.DataFrame:
             rows += [{**key, **call} for call in json.loads(trace.read_text(encoding="utf-8"))["calls"]]
     if not rows:
         raise _Unknown(f"no server left a trace of its all-reduces; {VLLM_DEFAULT} never does")
-    return pd.DataFrame(rows)[analysis.CALL_COLUMNS].dropna().astype({"tp": int, "block": int})
+    found = pd.DataFrame(rows)
+    columns = analysis.CALL_COLUMNS + (["replayed"] if "replayed" in found else [])  # older traces count none
+    return found[columns].dropna().astype({"tp": int, "block": int})
 
 
 def _model_config(model: str, raw: Path) -> dict:

@@ -47,6 +47,9 @@ CALLS = pd.concat(
     ]
 )
 
+REPLAYED = CALLS.assign(replayed=CALLS["calls"])
+SHARED = "sm_90/one-gpu"
+
 
 def predicted(calls=CALLS, times=TIMES, pairs=(PAIR,), **changes) -> pd.DataFrame:
     return prediction.predict(calls, times, pairs, **{**MODEL, **changes})
@@ -113,13 +116,15 @@ def test_the_backend_of_a_size_that_the_treatment_did_not_meet_is_that_of_the_ne
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"mode": "graph"}, "the trace counts captures and not replays"),
+        ({"mode": "graph"}, "their traces count no replays"),
+        ({"mode": "graph", "calls": REPLAYED}, "was not timed on 2 ranks in bfloat16 in CUDA graphs"),
+        ({"one_gpu": True}, "on ranks with a GPU each"),
         ({"times": None}, "no all-reduce was timed"),
         ({"times": TIMES[TIMES["backend"] != "host/two_shot"]}, "host/two_shot, which served router, was not timed"),
         ({"times": TIMES.assign(wrong=3)}, "gloo, which served gloo, was not timed on 2 ranks in bfloat16"),
         ({"times": TIMES.assign(world_size=4)}, "gloo, which served gloo, was not timed on 2 ranks"),
         ({"times": TIMES.assign(mode="graph")}, "without CUDA graphs"),
-        ({"times": TIMES.assign(device="sm_90/one-gpu")}, words.ONE_GPU_BANNER),
+        ({"times": TIMES.assign(device=SHARED)}, words.ONE_GPU_BANNER),
         ({"calls": CALLS[CALLS["arm"] == "gloo"]}, "router left no trace"),
         ({"calls": CALLS.assign(dtype="int8")}, "dtype int8"),
         ({"input_len": 512}, "no step of gloo held a whole prompt of 512 tokens"),
@@ -133,6 +138,16 @@ def test_where_there_is_no_prediction_the_note_says_why(changes, reason):
     assert found["predicted_ms"].isna().all()
     for note in found["note"]:
         assert reason in note
+
+
+def test_steps_in_cuda_graphs_are_priced_by_times_in_cuda_graphs_where_replays_were_counted():
+    graphs = predicted(REPLAYED, TIMES.assign(mode="graph"), mode="graph")
+    assert values(graphs) == pytest.approx(values(predicted()))
+
+
+def test_on_a_shared_gpu_times_of_a_shared_gpu_count():
+    shared = predicted(times=TIMES.assign(device=SHARED), one_gpu=True)
+    assert values(shared) == pytest.approx(values(predicted()))
 
 
 def serving_summary(blocks: int, router_ms: float = 7.0) -> pd.DataFrame:
@@ -196,6 +211,5 @@ def test_words_say_what_the_all_reduce_explains_or_why_that_cannot_be_said():
         "No measured change to explain between gloo and router: invalid: two schedules."
     ]
     assert told(3, mode="graph") == [
-        "No prediction for gloo and router: the servers used CUDA graphs, of which the trace counts captures and not "
-        "replays."
+        "No prediction for gloo and router: the servers used CUDA graphs, and their traces count no replays."
     ]
