@@ -25,6 +25,13 @@ HELP = (
 )
 START_TIMEOUT_S = patience.seconds(30)
 ANSWER_TIMEOUT_S = patience.seconds(10)
+# Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
+SHARED_GPU = {
+    "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_NVLS_ENABLE": "0",
+    "NVSHMEM_DISABLE_NVLS": "1",
+}
 QUIT_TIMEOUT_S = 10  # its server may wait for a kernel that waits for a dead rank: then all of it is ended
 
 

@@ -8,6 +8,7 @@ that overrides `all_reduce` for tensor-parallel groups and leaves everything els
     SYMMLIB_ROUTING_TABLE  the router's table, a file; default: the built-in tables
     SYMMLIB_TRACE          a directory: rank-<r>.json counts what served which sizes (see `routing.trace`)
 
+With `SYMMLIB_ONE_GPU=1` all ranks share one GPU: see `vllm_one_gpu`.
 vLLM's own VLLM_ALLREDUCE_USE_SYMM_MEM=0 takes symmetric memory out of the router, too: symm_mem/* and triton/*.
 """
 
@@ -16,14 +17,16 @@ import os
 import signal
 from functools import cache
 
+from symmlib import vllm_one_gpu
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, unknown
 
 ALLREDUCE, ROUTING_TABLE, TRACE = "SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE"
 SERVING = "SYMMLIB_SERVING"  # in the environment of every server that symmlib starts itself
 ROUTER = "router"
-# vLLM's own GPU communicators are chosen by vLLM's own variables, with ours unset; `vllm/shm` is here to be counted.
-CHOICES = (ROUTER, "vllm/shm", *(name for name in BACKENDS if not name.startswith("vllm/")))
+# Served by vLLM itself and counted. Its other communicators are chosen by its own variables, with ours unset.
+COUNTED = ("vllm/shm", "vllm/symm_mem")
+CHOICES = (ROUTER, *COUNTED, *(name for name in BACKENDS if not name.startswith("vllm/")))
 
 
 def register() -> None:
@@ -42,6 +45,8 @@ def register() -> None:
     original = platform.get_device_communicator_cls()
     if original.startswith(f"{__name__}."):
         return  # vLLM may load plug-ins more than once in a process
+    if vllm_one_gpu.is_on():
+        vllm_one_gpu.share_gpu()
     _routed_class.original = original
     platform.get_device_communicator_cls = classmethod(lambda cls: f"{__name__}.RoutedCommunicator")
 
@@ -58,16 +63,16 @@ def _routed_class() -> type:
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
     vllm_class = resolve_obj_by_qualname(_routed_class.original)
+    bases = (vllm_one_gpu.OnOneGpu, vllm_class) if vllm_one_gpu.is_on() else (vllm_class,)
 
-    class RoutedCommunicator(vllm_class):
+    class RoutedCommunicator(*bases):
         """vLLM's communicator, with the all-reduces of tensor-parallel groups served as the environment says."""
 
         def __init__(self, *arguments, unique_name: str = "", **options):
             super().__init__(*arguments, unique_name=unique_name, **options)
             self._symmlib = None
             if unique_name.startswith("tp") and self.world_size > 1:
-                choice = os.environ[ALLREDUCE]
-                self._symmlib = _VllmShm(self) if choice == "vllm/shm" else _Routed(self, choice)
+                self._symmlib = _serving(self, os.environ[ALLREDUCE])
 
         def all_reduce(self, input_):
             return super().all_reduce(input_) if self._symmlib is None else self._symmlib.all_reduce(input_)
@@ -81,6 +86,17 @@ def _routed_class() -> type:
             super().destroy()
 
     return RoutedCommunicator
+
+
+def _serving(communicator, choice: str):
+    """What serves the all-reduces of one group."""
+    if choice == "vllm/shm":
+        return _VllmShm(communicator)
+    if choice == "vllm/symm_mem":
+        return _VllmSymmMem(communicator)
+    if choice == "gloo" and vllm_one_gpu.is_on():
+        return _Counted(communicator, "gloo")  # what vLLM falls back to, through the host
+    return _Routed(communicator, choice)
 
 
 class _Routed:
@@ -120,20 +136,19 @@ class _Routed:
         self.router.close()
 
 
-class _VllmShm:
-    """vLLM's own all-reduce, counted; it must really be the shared-memory one and not vLLM's silent fallback."""
+class _Counted:
+    """vLLM's own all-reduce, counted as the backend `name`."""
 
-    def __init__(self, communicator):
-        if type(getattr(communicator, "dist_module", None)).__name__ != "_CPUSHMDistributed":
-            from symmlib.communicators.vllm_peers import shm_support
-
-            reason = shm_support().reason or "vLLM did not set it up for this group"
-            raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {reason}")
+    def __init__(self, communicator, name: str):
         from symmlib.routing import Decision
 
         self.communicator, self.trace = communicator, _trace(communicator)
-        self._decision = Decision("vllm/shm", "vLLM's own")
+        self._own = Decision(name, "vLLM's own")
         self._served = {}
+
+    def decide(self, tensor):
+        """The `Decision` that vLLM takes for `tensor`."""
+        return self._own
 
     def all_reduce(self, tensor):
         served = self._served.get((tensor.dtype, tensor.nbytes)) or self._account(tensor)
@@ -146,9 +161,41 @@ class _VllmShm:
     def _account(self, tensor):
         from symmlib.routing.trace import Served
 
-        served = self.trace.add(Served(self._decision, tensor.nbytes, str(tensor.dtype).removeprefix("torch.")))
-        self._served[tensor.dtype, tensor.nbytes] = served
+        served = Served(self.decide(tensor), tensor.nbytes, str(tensor.dtype).removeprefix("torch."))
+        self._served[tensor.dtype, tensor.nbytes] = self.trace.add(served)
         return served
+
+
+class _VllmShm(_Counted):
+    """It must really be the shared-memory one and not vLLM's silent fallback."""
+
+    def __init__(self, communicator):
+        if type(getattr(communicator, "dist_module", None)).__name__ != "_CPUSHMDistributed":
+            from symmlib.communicators.vllm_peers import shm_support
+
+            reason = shm_support().reason or "vLLM did not set it up for this group"
+            raise SymmlibError(f"{ALLREDUCE}=vllm/shm: {reason}")
+        super().__init__(communicator, "vllm/shm")
+
+
+class _VllmSymmMem(_Counted):
+    """vLLM's symmetric memory; what it does not take, vLLM reduces in its next way, NCCL or, on one GPU, gloo."""
+
+    def __init__(self, communicator):
+        theirs = getattr(communicator, "symm_mem_comm", None)
+        if vllm_one_gpu.is_on():
+            vllm_one_gpu.let_two_shot_in(theirs)
+        if theirs is None or theirs.disabled:
+            raise SymmlibError(f"{ALLREDUCE}=vllm/symm_mem: vLLM did not set it up for this group; its log says why")
+        super().__init__(communicator, "vllm/symm_mem")
+
+    def decide(self, tensor):
+        from symmlib.routing import Decision
+
+        if self.communicator.symm_mem_comm.should_use_symm_mem(tensor):
+            return self._own
+        backend = "gloo" if vllm_one_gpu.is_on() else "nccl"
+        return Decision(backend, f"vLLM's symmetric memory does not take {tensor.nbytes} bytes of {tensor.dtype}")
 
 
 def _table_of_one(backend: str, communicator):
@@ -187,4 +234,9 @@ def _device(communicator):
 def _trace(communicator):
     from symmlib.routing.trace import Trace
 
-    return Trace(communicator.rank_in_group, communicator.world_size, os.environ.get(TRACE))
+    trace = Trace(communicator.rank_in_group, communicator.world_size, os.environ.get(TRACE))
+    if _device(communicator).type == "cuda":
+        import torch
+
+        trace.of_graphs(torch.cuda.CUDAGraph)
+    return trace

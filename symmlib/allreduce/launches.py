@@ -17,7 +17,7 @@ from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.communicators.gpu import ONE_GPU
 from symmlib.errors import SymmlibError
 from symmlib.live import Status, live
-from symmlib.mps import mps
+from symmlib.mps import SHARED_GPU, mps
 from symmlib.processes import ProcessGroup
 from symmlib.progress import duration, say
 from symmlib.provenance import routed_device
@@ -28,13 +28,6 @@ POLL_S = 0.2
 START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
 # One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
-# Ranks that share a GPU: torch allows it, and nobody looks for an NVSwitch between a GPU and itself.
-SHARED_GPU = {
-    "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
-    "NCCL_NVLS_ENABLE": "0",
-    "NVSHMEM_DISABLE_NVLS": "1",
-}
 
 
 @dataclass

@@ -8,6 +8,7 @@ Most arms are an all-reduce's name: `gloo`, `vllm/shm`, `router`, any backend, o
     server_args: ["--max-num-seqs", "64"]
     must_use: [SYMM_MEM]             names that vLLM's log must give among its all-reduce backends for the group tp:0
     must_not_use: [CUSTOM]           ... and those that it must not
+    blocks: 1                        it takes part in so many blocks, the first ones; by default in all
 
 What symmlib's plug-in serves (all but `vllm-default`) is proven by its trace, the rest by vLLM's log.
 """
@@ -38,6 +39,7 @@ class Arm:
     server_args: tuple[str, ...] = ()
     must_use: tuple[str, ...] = ()
     must_not_use: tuple[str, ...] = ()
+    blocks: int = 0
 
     @classmethod
     def of(cls, given) -> "Arm":
@@ -59,7 +61,13 @@ class Arm:
         name = given.get("name", given["all_reduce"])
         if not isinstance(name, str) or not name.strip() or len(name) > 60 or not name.isprintable():
             raise UsageError(f"an arm's name must be a short text, not {name!r:.80}.")
-        arm = cls(name, _all_reduce(given["all_reduce"]), _environment(given.get("environment", {})), **fields)
+        blocks = given.get("blocks", 0)
+        if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
+            raise UsageError(
+                f"blocks of the arm {name!r} is {blocks!r:.20}, not a whole number: 1 or more, or 0 for all."
+            )
+        environment = _environment(given.get("environment", {}))
+        arm = cls(name, _all_reduce(given["all_reduce"]), environment, **fields, blocks=blocks)
         if arm.is_plugged and (arm.must_use or arm.must_not_use):
             raise UsageError(
                 f"the arm {name!r} is served by symmlib's plug-in, whose trace proves what served: must_use and "

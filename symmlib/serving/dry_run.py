@@ -27,7 +27,7 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",
         f"time      about {duration(seconds(experiment, kind))}, with {READY_S[kind]} s for each of "
-        f"{len(experiment.orders()) * len(experiment.tp) * len(experiment.arms)} servers to start",
+        f"{_servers(experiment)} servers to start",
         "",
     ]
     for block, order in enumerate(experiment.orders(), 1):
@@ -49,14 +49,22 @@ def kind_for(experiment: ServingExperiment) -> str:
         kind = server.platform()
     except SymmlibError:
         return "cuda"
-    fits = max(experiment.tp) <= cores() and not any(server.why_not(arm.all_reduce, kind) for arm in experiment.arms)
+    fits = max(experiment.tp) <= cores() and not any(_lacks(experiment, kind))
     return kind if fits else "cuda"
+
+
+def _lacks(experiment: ServingExperiment, kind: str) -> list[str]:
+    return [server.why_not(arm.all_reduce, kind, experiment.one_gpu) for arm in experiment.arms]
 
 
 def seconds(experiment: ServingExperiment, kind: str) -> float:
     """How long it takes, about."""
     server_s = READY_S[kind] + load.warmup_s(experiment) + AROUND_S + len(experiment.qps) * experiment.duration_s
-    return len(experiment.orders()) * len(experiment.tp) * len(experiment.arms) * server_s
+    return _servers(experiment) * server_s
+
+
+def _servers(experiment: ServingExperiment) -> int:
+    return len(experiment.tp) * sum(map(len, experiment.orders()))
 
 
 def _commands(
@@ -64,7 +72,8 @@ def _commands(
 ) -> list[str]:
     """The commands of one arm in block 1, as for a shell in which PORT is set."""
     trace = Path("raw/serving/block-1") / f"tp{tp}-{place_of(arm.name)}" / "trace"
-    env = server.environment(model, arm, tp, kind, trace=trace, routing_table=table)
+    shared = experiment.one_gpu
+    env = server.environment(model, arm, tp, kind, trace=trace, routing_table=table, one_gpu=shared)
     port, url = "$PORT", f"http://{server.HOST}:$PORT"
     said = [server.shell(server.command(experiment, model, arm, tp, port, kind), env).replace("'$PORT'", port)]
     for qps, block in [(max(experiment.qps), None), *((qps, 1) for qps in experiment.qps)]:

@@ -35,6 +35,7 @@ class ServingExperiment:
     Each other arm is compared with `baseline`, and `treatment`, the arm in question, with all others.
     `server_args`: further arguments of `vllm serve`, for all arms. `port`: 0 chooses a free one. `ready_timeout_s`: the
     longest that a server may take to start. `seed` fixes prompts, arrival times and the order of arms.
+    `one_gpu`: all ranks share one GPU (docs/one-gpu.md).
     """
 
     model: str = "tiny"
@@ -55,6 +56,7 @@ class ServingExperiment:
     port: int = 0
     ready_timeout_s: float = 300
     seed: int = 0
+    one_gpu: bool = False
 
     def __post_init__(self):
         for name in ("tp", "qps", "arms", "server_args"):
@@ -86,6 +88,8 @@ class ServingExperiment:
                 raise UsageError(f"{rate:g} requests/s for {self.duration_s:g} s are fewer than 2. Measure longer.")
         if len({f"{rate:g}" for rate in self.qps}) < len(self.qps):
             raise UsageError(f"qps {list(self.qps)} are too close to be told apart in six digits.")
+        if not isinstance(self.one_gpu, bool):
+            raise UsageError(f"one_gpu {self.one_gpu!r} is neither true nor false.")
         self._check_arms()
         if self.tier not in TIERS:
             raise unknown("tier", self.tier, TIERS)
@@ -117,6 +121,9 @@ class ServingExperiment:
         for name in ("baseline", "treatment"):
             if getattr(self, name) not in names:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not among the arms {', '.join(names)}.")
+        for arm in self.arms:
+            if arm.blocks and arm.name in (self.baseline, self.treatment):
+                raise UsageError(f"the arm {arm.name!r} has blocks {arm.blocks}: baseline and treatment are in all.")
         if self.baseline == self.treatment:
             raise UsageError(f"baseline and treatment are both {self.baseline!r}: compare two different arms.")
 
@@ -134,7 +141,7 @@ class ServingExperiment:
     @property
     def is_a_a(self) -> bool:
         """Whether its arms differ in nothing but their names."""
-        return len({dataclasses.replace(arm, name="") for arm in self.arms}) == 1
+        return len({dataclasses.replace(arm, name="", blocks=0) for arm in self.arms}) == 1
 
     def a_a(self, name: str) -> "ServingExperiment":
         """The same with the arm `name` twice: what two equal arms show is noise, and bounds what counts as a change."""
@@ -163,7 +170,8 @@ class ServingExperiment:
         """The arms' order in each block: random by `seed`, and balanced.
 
         Over every `len(arms)` blocks each arm comes first, second, ... once (a Latin square with shuffled rows and
-        names), so that a machine that drifts within a block favours nobody.
+        names), so that a machine that drifts within a block favours nobody. An arm with fewer `blocks` is in the first
+        ones.
         """
         chance = random.Random(self.seed)
         orders: list[tuple[Arm, ...]] = []
@@ -171,7 +179,10 @@ class ServingExperiment:
             arms = chance.sample(self.arms, len(self.arms))
             square = [tuple(arms[shift:] + arms[:shift]) for shift in range(len(arms))]
             orders += chance.sample(square, len(square))
-        return orders[: self.blocks]
+        return [
+            tuple(arm for arm in order if not 0 < arm.blocks < block)
+            for block, order in enumerate(orders[: self.blocks], 1)
+        ]
 
     def as_dict(self) -> dict:
         """Plain data, for the run's record."""

@@ -15,7 +15,10 @@ from symmlib.runs import default_reports_dir, digest, write_csv
 from symmlib.serving.experiment import ServingExperiment
 
 FLOOR = "noise_floor.csv"
-_LOAD = ("model", "tp", "qps", "duration_s", "input_len", "output_len", "prefix_len", "max_model_len", "server_args")
+_LOAD = (
+    "model", "tp", "qps", "duration_s", "input_len", "output_len", "prefix_len", "max_model_len", "server_args",
+    "one_gpu",
+)  # fmt: skip
 
 
 def load_key(experiment: ServingExperiment, kind: str) -> str:

@@ -23,6 +23,7 @@ from symmlib import patience
 from symmlib.analysis import serving as analysis
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
+from symmlib.mps import mps
 from symmlib.progress import duration, say
 from symmlib.provenance import git, versions
 from symmlib.routing import RoutingTable
@@ -131,9 +132,11 @@ class Session:
         self.raw = raw
         self.routing_table = routing_table
         self.failed: dict[Turn, SymmlibError] = {}
+        self._mps: dict[str, str] = {}
         self.kind = server.platform()
         self.model = find_model(experiment.model, raw.parent / "model")
-        self.left_out = {arm.name: why for arm in experiment.arms if (why := server.why_not(arm.all_reduce, self.kind))}
+        reasons = {arm.name: server.why_not(arm.all_reduce, self.kind, experiment.one_gpu) for arm in experiment.arms}
+        self.left_out = {arm: why for arm, why in reasons.items() if why}
         self.experiment = self._without(experiment, self.left_out)
         for tp in experiment.tp:
             server.environment(self.model, experiment.arms[0], tp, self.kind, trace=raw)  # refuses what cannot run
@@ -165,7 +168,8 @@ class Session:
         }
         routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
         key = floor.load_key(self.experiment, self.kind)
-        kept = [key, said["arms"], said["seed"], said["workload"], versions(), git()["revision"]]
+        arms = [arm | {"blocks": 0} for arm in said["arms"]]
+        kept = [key, arms, said["seed"], said["workload"], versions(), git()["revision"]]
         kept += [self.model.name, self.table.digest if routed else ""]
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": at}
@@ -180,6 +184,7 @@ class Session:
         say(f"{describe(self.model)}; {len(turns)} servers to start, {rates} requests/s on each")
         began, left, number = time.monotonic(), list(turns), 0
         with ExitStack() as stack:
+            self.share_gpu(stack)
             client = stack.enter_context(load.Client(self.raw / "client.log"))
             standby: dict[Turn, server.Server] = {}
             while left:
@@ -215,14 +220,22 @@ class Session:
                     say(f"{turn.arm.name} failed: {error}")
                     self.failed[turn] = error
                     left = [one for one in left if (one.tp, one.arm) != (turn.tp, turn.arm)]
-                    for one in [one for one in standby if one not in left]:
-                        standby.pop(one).end()
+                    for one in list(standby):
+                        if one not in left or self._mps:  # a rank that died may have left the MPS in no usable state
+                            standby.pop(one).end()
+                    self.share_gpu(stack)
                     client.end()  # it may still be sending
                     client = stack.enter_context(load.Client(self.raw / "client.log"))
                     continue
                 write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
                 turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
                 yield turn
+
+    def share_gpu(self, stack: ExitStack) -> None:
+        """Have an MPS for the servers to come, where their ranks share a GPU; it ends with `stack`."""
+        if self.experiment.one_gpu:
+            number = sum(1 for _ in self.raw.glob("mps-*")) + 1
+            self._mps = stack.enter_context(mps(self.raw / f"mps-{number}"))
 
     def prepare(self, turn: Turn) -> server.Server:
         turn.trace.mkdir(parents=True)
@@ -232,7 +245,11 @@ class Session:
 
     def _environment(self, turn: Turn) -> dict[str, str | None]:
         table = self.routing_table
-        return server.environment(self.model, turn.arm, turn.tp, self.kind, trace=turn.trace, routing_table=table)
+        shared = self.experiment.one_gpu
+        changes = server.environment(
+            self.model, turn.arm, turn.tp, self.kind, trace=turn.trace, routing_table=table, one_gpu=shared
+        )
+        return changes | self._mps
 
     def start(self, running: server.Server, turn: Turn) -> str:
         """Let the server start; returns the same as a command for a shell."""

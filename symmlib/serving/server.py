@@ -17,7 +17,9 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
+from symmlib import vllm_one_gpu
 from symmlib.errors import SymmlibError, UsageError
+from symmlib.mps import SHARED_GPU
 from symmlib.processes import ProcessGroup
 from symmlib.progress import say
 from symmlib.runs import write_json
@@ -50,18 +52,21 @@ def command(experiment: ServingExperiment, model: Model, arm: Arm, tp: int, port
         argv += ["--load-format", "dummy"]
     if kind == "cpu":
         argv += ["--enforce-eager"]
-    elif arm.is_plugged:
+    elif arm.is_plugged or experiment.one_gpu:
         # Fused with the norm that follows, an all-reduce would not pass the communicator that the plug-in replaces.
         argv += ["--compilation-config", json.dumps({"pass_config": {"fuse_allreduce_rms": False}})]
+    if experiment.one_gpu:
+        argv += vllm_one_gpu.ARGUMENTS
     return [*argv, *experiment.server_args, *arm.server_args]
 
 
 def environment(
-    model: Model, arm: Arm, tp: int, kind: str, *, trace: Path, routing_table: Path | None = None
+    model: Model, arm: Arm, tp: int, kind: str, *, trace: Path, routing_table: Path | None = None, one_gpu: bool = False
 ) -> dict[str, str | None]:
     """Changes to this process's environment for the server of one arm; None takes a variable away.
 
-    Raises `UsageError` where the machine has fewer cores than ranks and no GPU.
+    `one_gpu`: its ranks share a GPU; they also need the environment that `mps.mps` gives. Raises `UsageError` where the
+    machine has fewer cores than ranks and no GPU.
     """
     plugged = arm.is_plugged
     routed = routing_table and arm.all_reduce == ROUTER
@@ -70,6 +75,7 @@ def environment(
         "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,
         "SYMMLIB_ROUTING_TABLE": table,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
+        vllm_one_gpu.ONE_GPU: None,  # never by itself
         access.SERVER: access.KEY,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": HOST,
@@ -85,11 +91,16 @@ def environment(
         changes["TORCHDYNAMO_DISABLE"] = "1"  # else the first request compiles for seconds
     elif plugged:
         changes["VLLM_ALLREDUCE_USE_FLASHINFER"] = "0"  # it would serve small messages before the plug-in is asked
+    if one_gpu:
+        changes |= SHARED_GPU | vllm_one_gpu.ENVIRONMENT
     return changes | dict(arm.environment)
 
 
-def why_not(all_reduce: str, kind: str) -> str:
-    """Why this machine cannot serve with `all_reduce`; empty if nothing is known against it before a server starts."""
+def why_not(all_reduce: str, kind: str, one_gpu: bool = False) -> str:
+    """Why this machine cannot serve with `all_reduce`; empty if nothing is known against it before a server starts.
+    `one_gpu`: on ranks that share a GPU."""
+    if one_gpu:
+        return _why_not_on_one_gpu(all_reduce, kind)
     host = all_reduce in ("gloo", "vllm/shm") or all_reduce.startswith("host/")
     if all_reduce in (ROUTER, VLLM_DEFAULT) or host == (kind == "cpu"):
         if all_reduce == "vllm/shm":
@@ -98,6 +109,16 @@ def why_not(all_reduce: str, kind: str) -> str:
             return shm_support().reason
         return ""
     return "it needs a GPU" if kind == "cpu" else "it sums in the host's memory, and this vLLM serves from GPUs"
+
+
+def _why_not_on_one_gpu(all_reduce: str, kind: str) -> str:
+    if kind == "cpu":
+        return "ranks that share a GPU need one, and this vLLM serves from the CPU"
+    if all_reduce == VLLM_DEFAULT:
+        return "on one GPU vLLM's own choice is never NCCL; name what is to serve, such as vllm/symm_mem or gloo"
+    if all_reduce in ("symm_mem/multimem", "nccl", "nccl/symmetric"):
+        return "it does not run where ranks share a GPU"
+    return "" if all_reduce == "gloo" else why_not(all_reduce, kind)
 
 
 def cores_of_ranks(tp: int, cores: list[int]) -> str:
