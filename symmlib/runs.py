@@ -278,6 +278,14 @@ def latest_run(reports_dir: Path | None = None, needing: str = "allreduce_summar
     return next((Run(path.parent) for path in runs if (path.parent / "results" / needing).is_file()), None)
 
 
+def published_example(needing: str) -> Path | None:
+    """The newest published run that has the result `needing`, as long as there is no run of one's own that has it."""
+    if latest_run(needing=needing):
+        return None
+    published = sorted((PROJECT / "reports" / "published").glob(f"*/{MANIFEST}"), reverse=True)
+    return next((path.parent for path in published if (path.parent / "results" / needing).is_file()), None)
+
+
 def digest(data) -> str:
     """sha256 of `data` (plain YAML or JSON data) in canonical form."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

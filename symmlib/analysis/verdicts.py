@@ -72,7 +72,8 @@ def sentences(
     `gates` those of `results/gates.csv` (for the reasons of invalid cells). Each may be None or empty.
     """
     lines = _serving_sentences(headline_rows(comparison), gates) + fastest.sentences(summary)
-    banner = "" if summary is None else words.banner(summary.get("device", ()))
+    tables = [table for table in (comparison, summary) if table is not None]
+    banner = words.banner(device for table in tables for device in table.get("device", ()))
     return [banner, *lines] if banner else lines or [NOTHING]
 
 

@@ -19,6 +19,11 @@ def add_out(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=path, metavar="DIR", help="where raw/ and results/ go (default: a new run)")
 
 
+def add_within(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--within", type=float, metavar="MINUTES", help="start no server that would not end "
+                         "in so many minutes; the same run, taken up again, goes on with the rest")  # fmt: skip
+
+
 def world_size(text: str) -> int | list[int]:
     """One number of ranks, or several by commas."""
     try:

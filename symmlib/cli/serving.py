@@ -1,6 +1,6 @@
 """`symmlib serve` and `serve import`: serving experiments, our own and others'."""
 
-from symmlib.cli.options import add_command, add_out, path
+from symmlib.cli.options import add_command, add_out, add_within, path
 from symmlib.cli.output import output, short
 from symmlib.errors import UsageError
 
@@ -13,6 +13,7 @@ def add(commands) -> None:
                          "arms: what two equal arms differ by is noise, and bounds what later experiments of this load "
                          "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
+    add_within(command)
     add_out(command)
     others = command.add_subparsers(metavar="import", required=False)
     command = add_command(others, serve_import, "add what another load generator measured to the same tables", "import")
@@ -28,9 +29,10 @@ def add(commands) -> None:
 
 
 def serve(arguments) -> int:
-    from symmlib import profiles
+    from symmlib import deadline, profiles
     from symmlib.serving import ServingExperiment, dry_run, predict, run_experiment
 
+    deadline.set_within(arguments.within)
     profile = profiles.load(arguments.profile)
     if "04_serving" not in profile.parameters:
         raise UsageError(f"the profile {profile.name} has no section 04_serving, which says what to serve.")

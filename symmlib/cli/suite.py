@@ -1,7 +1,7 @@
 """`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
 
 from symmlib import progress
-from symmlib.cli.options import add_command, add_reports_dir, path
+from symmlib.cli.options import add_command, add_reports_dir, add_within, path
 from symmlib.cli.output import short
 from symmlib.errors import UsageError
 
@@ -16,6 +16,7 @@ def add_run(commands) -> None:
     command.add_argument("profile", nargs="?", metavar="PROFILE", help="a shipped profile, or a YAML file such as a "
                          "run's params.yaml; by default the one that suits this machine")  # fmt: skip
     command.add_argument("--resume", type=path, metavar="RUN_DIR", help="go on with this run; skip what is done")
+    add_within(command)
     add_reports_dir(command)
 
 
@@ -42,9 +43,10 @@ def doctor(arguments) -> int:
 
 
 def run(arguments) -> int:
-    from symmlib import doctor, profiles, suite
+    from symmlib import deadline, doctor, profiles, suite
     from symmlib.runs import Run
 
+    deadline.set_within(arguments.within)
     if arguments.resume and arguments.profile is not None:
         raise UsageError("--resume goes on with a run's own params.yaml: give no profile with it.")
     resume = Run.open(arguments.resume) if arguments.resume else None

@@ -86,7 +86,7 @@ class Contents:
     @property
     def banner(self) -> str:
         """`words.banner` of everything in the run that ranks timed; tables without devices are of the same ranks."""
-        timed = [self.tables.get("allreduce_summary"), self.tables.get("held_out"), self.routes]
+        timed = [self.tables.get(name) for name in ("allreduce_summary", "held_out", "serving_summary")] + [self.routes]
         return words.banner(device for table in timed if table is not None for device in table.get("device", ()))
 
     @property

@@ -140,7 +140,7 @@ def _numbers(value) -> list[float]:
 
 def _shared_one_gpu(path: Path) -> bool:
     """As `Contents.banner` finds it, without reading what else the tables hold."""
-    for name in ("results/allreduce_summary.csv", contents.HELD_OUT):
+    for name in ("results/allreduce_summary.csv", contents.HELD_OUT, "results/serving_summary.csv"):
         try:
             with open(path / name, encoding="utf-8", newline="") as file:
                 if words.banner(row.get("device") for row in csv.DictReader(file)):

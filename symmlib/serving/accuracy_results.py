@@ -9,6 +9,7 @@ import pandas as pd
 from symmlib.analysis import accuracy as analysis
 from symmlib.analysis import agreement
 from symmlib.runs import write_csv
+from symmlib.serving import agreement as ask
 from symmlib.serving.gates import GATE_COLUMNS, Measurement, intended_all_reduce
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def write_results(experiment: "AccuracyExperiment", done: list["AccuracyTurn"], 
     write_csv(results / "accuracy.csv", analysis.accuracy(items))
     write_csv(results / "accuracy_items.csv", items)
     write_csv(results / "accuracy_comparison.csv", comparison)
-    table = _agreement(experiment, done)
+    table = ask.table({(turn.tp, turn.arm.name): turn.answers for turn in done}, experiment.baseline)
     floors = dict.fromkeys(experiment.tp, experiment.floor)
     write_csv(results / "agreement.csv", table)
     write_csv(results / "agreement_summary.csv", agreement.summarize(table, floors))
@@ -45,18 +46,6 @@ def samples(turn: "AccuracyTurn") -> list[dict]:
 
 def _task(turn: "AccuracyTurn") -> str:
     return json.loads((turn.place / "turn.json").read_text(encoding="utf-8"))["task"]
-
-
-def _agreement(experiment: "AccuracyExperiment", done: list["AccuracyTurn"]) -> pd.DataFrame:
-    """Every arm against the baseline, and the baseline against itself."""
-    answers = {(turn.tp, turn.arm.name): json.loads(turn.answers.read_text(encoding="utf-8")) for turn in done}
-    tables = []
-    for (tp, arm), given in answers.items():
-        first = answers.get((tp, experiment.baseline))
-        if arm != experiment.baseline and first is not None:
-            place = {"tp": tp, "baseline": experiment.baseline, "treatment": arm}
-            tables.append(agreement.compare(first, given).assign(**place)[agreement.COLUMNS])
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=agreement.COLUMNS)
 
 
 def _gate(turn: "AccuracyTurn") -> dict:

@@ -9,6 +9,10 @@ import urllib.request
 from itertools import islice
 from pathlib import Path
 
+import pandas as pd
+
+from symmlib import patience
+from symmlib.analysis import agreement as analysis
 from symmlib.errors import SymmlibError
 from symmlib.runs import write_json
 from symmlib.serving import access, word_problems
@@ -49,6 +53,20 @@ def ask(url: str, model: Model, count: int, tokens: int, path: Path) -> Path:
     return write_json(path, answers)
 
 
+def table(answers: dict[tuple[int, str], Path], baseline: str) -> pd.DataFrame:
+    """Every arm's answers against those of `baseline` (columns: `analysis.agreement.COLUMNS`).
+
+    `answers`: (tp, arm) -> the file that `ask` wrote. Where the baseline has none, nothing is compared.
+    """
+    given = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in answers.items()}
+    tables = [
+        analysis.compare(given[tp, baseline], those).assign(tp=tp, baseline=baseline, treatment=arm)[analysis.COLUMNS]
+        for (tp, arm), those in given.items()
+        if arm != baseline and (tp, baseline) in given
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=analysis.COLUMNS)
+
+
 def _gap(logprob: float, token: str, others: dict[str, float]) -> float:
     """How far the chosen token's `logprob` lies above that of the best of the `others`; 0 for a tie.
 
@@ -60,8 +78,9 @@ def _gap(logprob: float, token: str, others: dict[str, float]) -> float:
 def _post(url: str, body: dict) -> dict:
     headers = {"Content-Type": "application/json", **access.headers()}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S) as response:
+        with direct.open(request, timeout=patience.seconds(TIMEOUT_S)) as response:
             return json.load(response)
     except OSError as error:
         raise SymmlibError(f"the server at {url} did not answer a single request: {error}.") from None

@@ -26,7 +26,7 @@ ALL_REDUCES = (VLLM_DEFAULT, *CHOICES)
 OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
 # What would open a server to other machines, or to web pages from anywhere; a --config file could say any of it.
 EXPOSING = ("--allowed-origins", "--allow-credentials", "--uds", "--config")
-OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE", MARK)
+OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE", "SYMMLIB_ONE_GPU", MARK)
 
 
 @dataclass(frozen=True)

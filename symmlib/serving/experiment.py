@@ -143,6 +143,11 @@ class ServingExperiment:
         """Whether its arms differ in nothing but their names."""
         return len({dataclasses.replace(arm, name="", blocks=0) for arm in self.arms}) == 1
 
+    def again(self) -> list[Arm]:
+        """The arms that are the baseline once more, under other names."""
+        baseline, *others = sorted(self.arms, key=lambda arm: arm.name != self.baseline)
+        return [arm for arm in others if dataclasses.replace(arm, name=baseline.name, blocks=0) == baseline]
+
     def a_a(self, name: str) -> "ServingExperiment":
         """The same with the arm `name` twice: what two equal arms show is noise, and bounds what counts as a change."""
         if name not in self.arm_names:

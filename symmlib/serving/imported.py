@@ -20,7 +20,7 @@ from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import place_of
 from symmlib.serving.external import read
 from symmlib.serving.gates import Measurement
-from symmlib.serving.run import write_tables
+from symmlib.serving.results import write_tables
 from symmlib.serving.turns import rate_name
 
 

@@ -1,4 +1,4 @@
-"""The load: `vllm bench serve` on a seeded open-loop schedule, and a few greedy requests whose tokens are kept.
+"""The load: `vllm bench serve` on a seeded open-loop schedule.
 
 All arms of a block meet the same prompts, lengths and arrival times, because these depend on the seed alone.
 """
@@ -13,14 +13,12 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from symmlib import patience
 from symmlib.errors import SymmlibError
 from symmlib.processes import ProcessGroup
-from symmlib.runs import write_json
 from symmlib.serving import access
 from symmlib.serving.experiment import WARMUP_SEED, ServingExperiment
 from symmlib.serving.model import Model
@@ -40,17 +38,6 @@ COUNT: dict[str, str | None] = {
 }
 TAIL_BYTES = 16 << 10  # more than the tables that follow the last count
 START_S = 300  # vLLM's import on a busy machine with a cold disk
-GREEDY_PROMPTS = (
-    "The capital of France is",
-    "One, two, three, four,",
-    "def add(a, b):",
-    "Once upon a time there was",
-    "2 + 2 =",
-    "The quick brown fox",
-    "Dear Sir or Madam,",
-    "To be, or not to be:",
-)
-GREEDY_TOKENS = 16
 
 
 class Client:
@@ -209,31 +196,7 @@ def shell(arguments: list[str]) -> str:
     return shlex.join(["vllm", "bench", "serve", *arguments])
 
 
-def store_greedy(url: str, model: Model, path: Path) -> None:
-    """Ask the server for the greedy continuation of a few fixed prompts, one at a time, and keep the tokens in `path`.
-
-    One at a time, so that no batch depends on timing: arms that sum alike must then answer alike.
-    """
-    answers = []
-    for prompt in GREEDY_PROMPTS:
-        body = {"model": model.name, "prompt": prompt, "max_tokens": GREEDY_TOKENS, "temperature": 0}
-        body |= {"ignore_eos": True, "return_token_ids": True, "seed": 0}
-        choice = _post(f"{url}/v1/completions", body)["choices"][0]
-        answers.append({"prompt": prompt, "token_ids": choice["token_ids"], "text": choice["text"]})
-    write_json(path, answers)
-
-
 def _last_lines(log: Path, lines: int = 20) -> str:
     """The last lines of `log` as a terminal shows them: of a count that was written over itself, only the last."""
     text = log.read_bytes().decode(errors="replace") if log.is_file() else ""
     return "\n".join(line.rpartition("\r")[2] for line in text.rstrip().split("\n")[-lines:])
-
-
-def _post(url: str, body: dict) -> dict:
-    headers = {"Content-Type": "application/json", **access.headers()}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    try:
-        with urllib.request.urlopen(request, timeout=patience.seconds(120)) as response:
-            return json.load(response)
-    except OSError as error:
-        raise SymmlibError(f"the server at {url} did not answer a single request: {error}.") from None

@@ -19,23 +19,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import patience
-from symmlib.analysis import serving as analysis
+from symmlib import deadline, patience
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.mps import mps
 from symmlib.progress import duration, say
 from symmlib.provenance import git, versions
 from symmlib.routing import RoutingTable
-from symmlib.runs import digest, write_csv, write_json, write_text
-from symmlib.serving import claim, floor, gates, load, server, workload
+from symmlib.runs import digest, write_json, write_text
+from symmlib.serving import agreement, claim, floor, load, server, workload
 from symmlib.serving.experiment import ServingExperiment
-from symmlib.serving.gates import Measurement
+from symmlib.serving.gates import THROTTLED
 from symmlib.serving.model import describe, find_model
+from symmlib.serving.results import write_agreement, write_results
 from symmlib.serving.shown import Shown, Slowed
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
 from symmlib.vllm_plugin import ROUTER
 
+GREEDY_PROMPTS, GREEDY_TOKENS = 32, 16  # asked in block 1, so that answers can be compared from arm to arm
 ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
 
 
@@ -52,7 +53,7 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     Raises `UsageError` for what cannot run here and while another experiment holds these GPUs, `SymmlibError` for a
     baseline or treatment that this machine lacks, and for a server or a load generator that fails: in the end, when the
     other arms have run, and are in the results. The arm that failed is a gate's failure there; called again with the
-    same experiment, it gets another try.
+    same experiment, it gets another try. `SymmlibError` also where `deadline` left no time for all servers.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
@@ -70,58 +71,28 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
         # What judges others is not judged by itself, nor by an older one of its kind.
         noise = None if experiment.is_a_a else floor.find(experiment, session.kind, raw)
         measured = [one for turn in done for one in turn.measurements(experiment)]
-        comparison = write_results(experiment, measured, results, noise)
+
+        def write() -> pd.DataFrame:
+            write_agreement(experiment, done, results)
+            return write_results(experiment, measured, results, noise, session.failed)
+
+        comparison = write()
         if left:
             with live() as status:
                 for turn in session.run(left, status):
+                    done.append(turn)
                     measured += turn.measurements(experiment)
-                    comparison = write_results(experiment, measured, results, noise)
+                    comparison = write()
             if session.failed:
-                write_results(experiment, measured, results, noise, session.failed)
+                write()
                 raise SymmlibError(_in_words(session.failed))
+            if len(done) < len(turns):
+                raise SymmlibError(
+                    f"{len(done)} of {len(turns)} servers have run, and time is up (--within). What they measured is "
+                    "kept: take the same run up again, and it goes on with the rest."
+                )
         if experiment.is_a_a:
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
-    return comparison
-
-
-def write_results(
-    experiment: ServingExperiment,
-    measured: list[Measurement],
-    results: Path,
-    noise: pd.DataFrame | None = None,
-    failed: dict[Turn, SymmlibError] | None = None,
-) -> pd.DataFrame:
-    """Write the tables and gates of what was `measured`; returns the comparison. `noise`: as `floor.find` gives it;
-    `failed`: what did not run to its end, and why."""
-    if noise is not None:
-        write_csv(results / floor.FLOOR, noise)
-    checked = gates.check(measured)
-    for turn, error in (failed or {}).items():
-        checked.failed(turn.block, turn.tp, experiment.qps, turn.arm.name, str(error).splitlines()[0])
-    return write_tables(measured, checked, experiment.pairs(), experiment.tier, results, noise)
-
-
-def write_tables(
-    measured: list[Measurement],
-    checked: gates.Gates,
-    pairs: list[tuple[str, str]],
-    tier: str,
-    results: Path,
-    noise: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """As `write_results`, of whatever was measured: by this suite, or imported."""
-    requests, summaries = [], []
-    for m in measured:
-        place = {"block": m.block, "arm": m.arm.name, "tp": m.tp, "qps": m.qps}
-        requests.append(m.requests.assign(**place))
-        summaries.append(analysis.summarize(m.result).assign(**place))
-    summary = _concat(summaries, analysis.SUMMARY_COLUMNS)
-    options = {} if noise is None else {"delta": noise}
-    comparison = analysis.compare(summary, pairs, tier=tier, invalid=checked.invalid, **options)
-    write_csv(results / "serving.csv", _concat(requests, analysis.REQUEST_COLUMNS))
-    write_csv(results / "serving_summary.csv", summary)
-    write_csv(results / "comparison.csv", comparison)
-    write_csv(results / "gates.csv", checked.frame())
     return comparison
 
 
@@ -188,8 +159,11 @@ class Session:
             client = stack.enter_context(load.Client(self.raw / "client.log"))
             standby: dict[Turn, server.Server] = {}
             while left:
+                if deadline.left_s() < (server_s := self._server_s(time.monotonic() - began, number)):
+                    say(f"no server more: {duration(server_s)} are not left")
+                    return
                 turn, *left = left
-                left_s = (time.monotonic() - began) / number * (len(left) + 1) if number else None
+                left_s = server_s * (len(left) + 1) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
                 number += 1
                 place = f"block {turn.block} of {self.experiment.blocks}, server {number} of {number + len(left)}"
@@ -209,8 +183,8 @@ class Session:
                             with suppress(SymmlibError):  # its own turn tells of it
                                 waiting.wait_until_imported(self.experiment.ready_timeout_s)
                         say(f"  ready after {ready_s:.0f} s")
-                        load_s = len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4  # the last answers
-                        server_s = (time.monotonic() - began) / (number - 1) if number > 1 else ready_s + load_s
+                        load_s = self._load_s()
+                        server_s = server_s if number > 1 else ready_s + load_s
                         ends = time.monotonic() + load_s + len(left) * server_s
                         commands += self._load(running, client, turn, Shown(status, place, ends))
                     turn.require_whole(self.experiment)
@@ -230,6 +204,14 @@ class Session:
                 write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
                 turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
                 yield turn
+
+    def _load_s(self) -> float:
+        """How long a server is under load, with the last answers."""
+        return len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4
+
+    def _server_s(self, ran_s: float, servers: int) -> float:
+        """How long a server takes: as long as those that took `ran_s` in all, or its load and as much for its start."""
+        return ran_s / servers if servers else 2 * self._load_s()
 
     def share_gpu(self, stack: ExitStack) -> None:
         """Have an MPS for the servers to come, where their ranks share a GPU; it ends with `stack`."""
@@ -281,9 +263,10 @@ class Session:
                 raise SymmlibError(f"{running.label}, {cell}: {error}{running.dump_stacks()}") from None
             running.check()
             if not block:
-                load.store_greedy(running.url, self.model, turn.place / "greedy.json")
+                if turn.block == 1:
+                    agreement.ask(running.url, self.model, GREEDY_PROMPTS, GREEDY_TOKENS, turn.greedy)
             elif slowed and slowed.was_asked:
-                write_json(turn.place / f"{name}{gates.THROTTLED}", sorted(slowed.reasons))
+                write_json(turn.place / f"{name}{THROTTLED}", sorted(slowed.reasons))
         return commands
 
     def _without(self, experiment: ServingExperiment, left_out: dict[str, str]) -> ServingExperiment:
@@ -304,7 +287,3 @@ def _in_words(failed: dict[Turn, SymmlibError]) -> str:
 
 def _plugin_installed() -> bool:
     return any(point.name == "symmlib" for point in metadata.entry_points(group="vllm.general_plugins"))
-
-
-def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)

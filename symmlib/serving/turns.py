@@ -33,6 +33,11 @@ class Turn:
     def trace(self) -> Path:
         return self.place / "trace"
 
+    @property
+    def greedy(self) -> Path:
+        """The greedy answers that were asked for, in block 1."""
+        return self.place / "greedy.json"
+
     def is_whole(self, experiment: ServingExperiment) -> bool:
         """Whether it ran to its end, and what it measured is there."""
         try:

@@ -36,6 +36,13 @@ def test_lists_from_a_profile_are_kept_as_tuples():
         ({"server_args": ["--tensor_parallel_size", "4"]}, "must not set --tensor_parallel_size"),
         ({"server_args": ["-tp4"]}, "must not set -tp4"),
         ({"qps": [4.0000001, 4.0000002]}, "too close to be told apart"),
+        (
+            {"arms": ["gloo", {"all_reduce": "router", "environment": {"SYMMLIB_ONE_GPU": "1"}}]},
+            "must not set SYMMLIB_ONE_GPU",
+        ),
+        ({"arms": ["gloo", "router", {"all_reduce": "vllm/shm", "blocks": -1}]}, "give a whole number"),
+        ({"arms": ["gloo", {"all_reduce": "router", "blocks": 1}]}, "baseline and treatment are in all"),
+        ({"one_gpu": "yes"}, "one_gpu 'yes' is neither true nor false"),
         ({"arms": []}, "arms is empty"),
         ({"arms": "gloo"}, "arms 'gloo' is not a list"),
         ({"baseline": "nccl"}, "baseline 'nccl' is not among the arms"),
@@ -82,6 +89,26 @@ def test_every_arm_takes_every_place_equally_often():
     orders = experiment.orders()
     assert len(orders) == 6
     assert set(Counter((arm, order.index(arm)) for order in orders for arm in order).values()) == {2}
+
+
+def test_an_arm_with_fewer_blocks_is_in_the_first_ones():
+    arms = ["gloo", "router", {"name": "floor", "all_reduce": "vllm/shm", "blocks": 2}]
+    orders = ServingExperiment(arms=arms, blocks=4).orders()
+    assert [sorted(arm.name for arm in order) for order in orders] == 2 * [["floor", "gloo", "router"]] + 2 * [
+        ["gloo", "router"]
+    ]
+    whole = ServingExperiment(arms=["gloo", "router", {"name": "floor", "all_reduce": "vllm/shm"}], blocks=4).orders()
+    assert [[arm.name for arm in order if arm.name != "floor"] for order in whole] == [
+        [arm.name for arm in order if arm.name != "floor"] for order in orders
+    ]
+
+
+def test_the_baseline_once_more_is_told_by_what_it_does():
+    again = {"name": "gloo again", "all_reduce": "gloo", "blocks": 2}
+    other = {"name": "gloo, other flags", "all_reduce": "gloo", "server_args": ["--max-num-seqs", "8"]}
+    experiment = ServingExperiment(arms=["router", other, "gloo", again])
+    assert [arm.name for arm in experiment.again()] == ["gloo again"]
+    assert ServingExperiment().again() == []
 
 
 def test_orders_are_random_by_seed_and_repeatable():

@@ -1,0 +1,141 @@
+"""Ranks of vLLM that share one GPU: what the launcher sets, and what the plug-in changes in the vLLM that is here.
+
+No rank runs here: there is no GPU. The patches are applied to the classes of the real vLLM, in a process of their own,
+as if its version were known. What they are for is served by the profile one-gpu-serving, on a GPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from symmlib import profiles, vllm_one_gpu
+from symmlib.serving import ServingExperiment, server
+from symmlib.serving.arms import Arm
+from symmlib.serving.model import Model
+
+MODEL = Model("dummy-8b", dummy=True, local=True)
+# One process: importing vLLM takes as long as all the rest.
+PATCHED = """
+import json, os
+from symmlib import vllm_one_gpu, vllm_plugin
+from vllm.platforms import current_platform
+from vllm.engine.arg_utils import EngineArgs
+
+platform = type(current_platform)
+platform.device_count = classmethod(lambda cls: 1)
+platform.device_control_id_to_physical_device_id = classmethod(lambda cls, device: int(device))
+platform.device_control_env_var = "CUDA_VISIBLE_DEVICES"
+
+def told(visible=""):
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    asked = [EngineArgs(model="x", tensor_parallel_size=tp)._resolve_device_ids() for tp in (1, 2, 4)]
+    return asked, platform.device_count(), platform.dist_backend, platform.get_device_communicator_cls()
+
+def refused(call):
+    try:
+        call()
+    except SystemExit as refusal:
+        return str(refusal)
+
+version = vllm_one_gpu.metadata.version("vllm")
+before = platform.get_device_communicator_cls
+found = {}
+os.environ["SYMMLIB_ALLREDUCE"] = "router"
+vllm_plugin.register()
+found["without"] = told()
+platform.get_device_communicator_cls = before
+os.environ["SYMMLIB_ONE_GPU"] = "1"
+found["unknown"] = refused(vllm_plugin.register)
+vllm_one_gpu.KNOWN += (version,)
+resolve = EngineArgs._resolve_device_ids
+del EngineArgs._resolve_device_ids
+found["lacks"] = refused(vllm_plugin.register)
+EngineArgs._resolve_device_ids = resolve
+vllm_plugin.register()
+vllm_plugin.register()
+found["with"] = told(), told("3,1")
+print(json.dumps(found))
+"""
+OURS = "symmlib.vllm_plugin.RoutedCommunicator"
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """What `PATCHED` prints."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SYMMLIB_")}
+    done = subprocess.run([sys.executable, "-c", PATCHED], env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_without_the_variable_no_rank_is_moved(found):
+    asked, count, _, communicator = found["without"]
+    assert (asked, count, communicator) == ([None, None, None], 1, OURS)
+
+
+def test_a_vllm_that_nobody_tried_is_refused_with_its_version(found):
+    version = metadata.version("vllm")
+    assert f"this is vLLM {version}, and ranks on one GPU are known to work with vLLM 0.24.0" in found["unknown"]
+
+
+def test_a_vllm_without_what_is_patched_is_refused(found):
+    assert "lacks what is to be patched" in found["lacks"] and "_resolve_device_ids" in found["lacks"]
+
+
+def test_with_it_every_rank_gets_the_first_gpu_and_twice_is_as_once(found):
+    for (asked, count, backend, communicator), gpu in zip(found["with"], (0, 3), strict=True):
+        assert asked == [None, [gpu] * 2, [gpu] * 4]
+        assert (count, backend, communicator) == (8, "gloo", OURS)
+
+
+def test_only_an_experiment_of_one_gpu_sets_the_variable():
+    arm = Arm.of("router")
+    shared = server.environment(MODEL, arm, 2, "cuda", trace=Path("t"), one_gpu=True)
+    assert shared[vllm_one_gpu.ONE_GPU] == "1"
+    assert shared["TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"] == shared["TORCH_SYMM_MEM_DISABLE_MULTICAST"] == "1"
+    assert shared["VLLM_DISABLE_PYNCCL"] == "1"
+    plain = server.environment(MODEL, arm, 2, "cuda", trace=Path("t"))
+    assert plain[vllm_one_gpu.ONE_GPU] is None  # also where somebody has it set
+    assert "VLLM_DISABLE_PYNCCL" not in plain
+
+
+def test_its_servers_leave_the_reduction_between_gpus_out():
+    experiment = ServingExperiment(arms=["gloo", "router"], one_gpu=True)
+    argv = server.command(experiment, MODEL, Arm.of("router"), 2, 8000, "cuda")
+    assert "--disable-custom-all-reduce" in argv
+    plain = ServingExperiment(arms=["gloo", "router"])
+    assert "--disable-custom-all-reduce" not in server.command(plain, MODEL, Arm.of("router"), 2, 8000, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("all_reduce", "kind", "reason"),
+    [
+        ("router", "cuda", ""),
+        ("gloo", "cuda", ""),
+        ("vllm/symm_mem", "cuda", ""),
+        ("triton/one_shot", "cuda", ""),
+        ("nccl", "cuda", "it does not run where ranks share a GPU"),
+        ("symm_mem/multimem", "cuda", "it does not run where ranks share a GPU"),
+        ("vllm-default", "cuda", "name what is to serve"),
+        ("host/one_shot", "cuda", "it sums in the host's memory"),
+        ("router", "cpu", "ranks that share a GPU need one"),
+    ],
+)
+def test_what_cannot_serve_there_is_left_out_with_the_reason(all_reduce, kind, reason):
+    said = server.why_not(all_reduce, kind, one_gpu=True)
+    assert reason in said and bool(said) == bool(reason)
+
+
+def test_the_shipped_experiment_is_the_pull_requests_on_one_gpu():
+    experiment = ServingExperiment.of(profiles.load("one-gpu-serving").parameters["04_serving"])
+    assert experiment.one_gpu and experiment.tp == (2, 4) and experiment.qps == (1, 5, 10)
+    assert (experiment.input_len, experiment.output_len, experiment.prefix_len) == (550, 150, 200)
+    assert (experiment.baseline, experiment.treatment) == ("vllm/symm_mem", "router")
+    assert [arm.name for arm in experiment.again()] == ["vllm/symm_mem again"]
+    floor = next(arm for arm in experiment.arms if arm.all_reduce == "gloo")
+    assert "--enforce-eager" in floor.server_args and experiment.blocks >= 3
