@@ -40,7 +40,10 @@ def test_lists_from_a_profile_are_kept_as_tuples():
             {"arms": ["gloo", {"all_reduce": "router", "environment": {"SYMMLIB_ONE_GPU": "1"}}]},
             "must not set SYMMLIB_ONE_GPU",
         ),
-        ({"arms": ["gloo", "router", {"all_reduce": "vllm/shm", "blocks": -1}]}, "not a whole number: 1 or more, or 0 for all"),
+        (
+            {"arms": ["gloo", "router", {"all_reduce": "vllm/shm", "blocks": -1}]},
+            "not a whole number: 1 or more, or 0 for all",
+        ),
         ({"arms": ["gloo", {"all_reduce": "router", "blocks": 1}]}, "baseline and treatment are in all"),
         ({"one_gpu": "yes"}, "one_gpu 'yes' is neither true nor false"),
         ({"arms": []}, "arms is empty"),
