@@ -10,7 +10,7 @@ from symmlib.routing.trace import Served, Trace
 
 @pytest.fixture
 def graph_class():
-    """With the three methods of `torch.cuda.CUDAGraph` that matter. (`tests_gpu/test_shared_gpu.py` counts real ones.)"""
+    """With the methods of `torch.cuda.CUDAGraph` that matter. (`tests_gpu/test_shared_gpu.py` counts real ones.)"""
 
     class Graph:
         ran = 0
