@@ -181,6 +181,18 @@ def test_an_arm_served_by_another_all_reduce_than_intended_is_void_with_the_reas
     assert "not contiguous" in found["intended all-reduce: TP=2, router, block 1"]
 
 
+def test_replays_of_cuda_graphs_are_evidence_and_captures_are_none(measurement):
+    replayed = call("triton/one_shot", 1000, by_table=True) | {"captured": 10, "replayed": 900}
+    member = measurement("router", result(), [replayed])
+    for path in member.trace.iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"graphs": 2, "replays": 90}))
+    ((ok, reason),) = gates.intended_all_reduce([member])
+    assert ok and reason.endswith("triton/one_shot 100.0%; 90% of them in 90 replays of 2 CUDA graphs")
+    captured = call("triton/one_shot", 0, by_table=True) | {"captured": 10, "replayed": 0}
+    ((ok, reason),) = gates.intended_all_reduce([measurement("router", result(), [captured], block=2)])
+    assert not ok and reason == "a rank counted no all-reduce at all"
+
+
 def test_a_server_without_a_trace_is_void(measurement):
     blind = measurement("router", result())
     for path in blind.trace.iterdir():
