@@ -1,0 +1,42 @@
+"""Inputs that made the suite crash once, by the property that they broke: kept so that they never do again."""
+
+import copy
+import json
+
+from documents import csv_text, json_text
+from samples import SAMPLES, SUMMARY, VLLM
+
+HUGE = "1" + 330 * "0"  # no float holds it
+
+
+def replaced(document, *path_and_value):
+    """`document` with another value at the path of keys and positions."""
+    *path, last, value = path_and_value
+    document = copy.deepcopy(document)
+    node = document
+    for key in path:
+        node = node[key]
+    node[last] = value
+    return document
+
+
+def imported(text: str) -> tuple:
+    return "imported_result", (text, "gloo", 1, 4.0)
+
+
+def measured(summary: list, samples: list) -> tuple:
+    return "allreduce_results", (csv_text(summary).encode(), csv_text(samples).encode(), "plain")
+
+
+FOUND = [
+    *(imported(json_text(replaced(VLLM, "input_lens", 0, odd))) for odd in ("x", {}, [], {"a": None})),
+    *(imported(json_text(replaced(VLLM, "itls", 0, odd))) for odd in ("x", None, 1, {}, True)),
+    *(imported(json_text(replaced(VLLM, "itls", 0, 0, odd))) for odd in ("x", None, {}, [])),
+    imported(json_text(replaced(VLLM, "errors", 0, None))),
+    *(
+        imported(json.dumps(replaced(VLLM, *path, "?")).replace('"?"', "1e400"))  # which JSON reads as infinity
+        for path in (("input_lens", 0), ("output_lens", 0), ("itls", 0, 0), ("errors", 0), ("duration",))
+    ),
+    *(measured(replaced(SUMMARY, 2, SUMMARY[0].index(name), HUGE), SAMPLES) for name in ("bytes", "wrong")),
+    measured(SUMMARY, replaced(SAMPLES, 2, SAMPLES[0].index("bytes"), HUGE)),
+]
