@@ -4,9 +4,12 @@ import copy
 import json
 
 from documents import csv_text, json_text
-from samples import SAMPLES, SUMMARY, VLLM
+from samples import AIPERF, GUIDELLM, SAMPLES, SUMMARY, VLLM
 
 HUGE = "1" + 330 * "0"  # no float holds it
+GUIDELLM_TIMES = ("benchmarks", 0, "requests", "successful", 0, "info", "timings")
+GUIDELLM_NAMES = ("first_token_iteration", "last_token_iteration")
+AIPERF_NAMES = ("time_to_first_token", "request_latency", "inter_chunk_latency")
 
 
 def replaced(document, *path_and_value):
@@ -33,6 +36,11 @@ FOUND = [
     *(imported(json_text(replaced(VLLM, "itls", 0, odd))) for odd in ("x", None, 1, {}, True)),
     *(imported(json_text(replaced(VLLM, "itls", 0, 0, odd))) for odd in ("x", None, {}, [])),
     imported(json_text(replaced(VLLM, "errors", 0, None))),
+    imported(json_text(replaced(VLLM, "ttfts", "-inf"))),
+    *(imported(json_text(replaced(VLLM, name, 0, 10**330))) for name in VLLM if name != "duration"),
+    *(imported(json_text(replaced(GUIDELLM, *GUIDELLM_TIMES, name, 10**330))) for name in GUIDELLM_NAMES),
+    imported(json_text(replaced(AIPERF[0], "metadata", "request_start_ns", 10**330))),
+    *(imported(json_text(replaced(AIPERF[0], "metrics", name, "value", 10**330))) for name in AIPERF_NAMES),
     *(
         imported(json.dumps(replaced(VLLM, *path, "?")).replace('"?"', "1e400"))  # which JSON reads as infinity
         for path in (("input_lens", 0), ("output_lens", 0), ("itls", 0, 0), ("errors", 0), ("duration",))
