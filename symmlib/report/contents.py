@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from symmlib import safe_yaml
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
 from symmlib.errors import SymmlibError
@@ -269,7 +270,7 @@ def _routes(contents: Contents) -> pd.DataFrame | None:
 def _planned(path: Path) -> set[str] | None:
     """The steps that the run's `params.yaml` asks for; None if that cannot be told."""
     try:
-        return set(yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))["parameters"])
+        return set(safe_yaml.parse((path / "params.yaml").read_text(encoding="utf-8"))["parameters"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from symmlib import safe_yaml
 from symmlib.analysis import invalid, verdicts, words
 from symmlib.errors import UsageError
 from symmlib.report import contents
 
 NO_ANSWER = "No answer could be made of these results"
 REASON_CHARACTERS = 300  # the run's own page has it whole
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _asked(path: Path) -> dict:
         asked = json.loads((path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         try:
-            asked = yaml.load((path / "params.yaml").read_text(encoding="utf-8"), YAML)["parameters"]["04_serving"]
+            asked = safe_yaml.parse((path / "params.yaml").read_text(encoding="utf-8"))["parameters"]["04_serving"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
             asked = {}
     return asked if isinstance(asked, dict) else {}
