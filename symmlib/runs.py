@@ -9,6 +9,7 @@ import datetime
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
 import traceback
@@ -126,7 +127,8 @@ class Run:
         """The manifest as it stands in the file now; change it with `update`."""
         path = self.path / MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            manifest = json.loads(text, parse_constant=_finite, parse_float=_finite)
         except (OSError, ValueError, RecursionError) as error:
             raise SymmlibError(f"cannot read {path}: {error}. Start a new run.") from None
         steps = manifest.get("steps") if isinstance(manifest, dict) else None
@@ -309,6 +311,13 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
     return str(error) if isinstance(error, SymmlibError) else f"{type(error).__name__}: {error}"
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which cannot be written back if it is NaN or infinite."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {text:.20}")
+    return number
 
 
 def _now() -> str:

@@ -103,7 +103,7 @@ class Contents:
         """The serving experiment as it was asked for; empty where nobody wrote it down."""
         try:
             said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
 
@@ -117,7 +117,8 @@ class Contents:
             name = SAMPLES if (self.path / SAMPLES).is_file() else f"{SAMPLES}.gz"
             samples = pd.read_csv(self.path / name, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
             return timed(samples, self.tables["allreduce_summary"].reindex(columns=SUMMARY_COLUMNS))
-        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:  # KeyError: a column is missing
+        except (OSError, ValueError, TypeError, OverflowError, KeyError, EOFError, zlib.error) as error:
+            # KeyError: a column is missing
             if not isinstance(error, FileNotFoundError):
                 self.missing.append((SAMPLES, f"the file cannot be used: {error}"))
             return None
@@ -223,7 +224,7 @@ def _failures(contents: Contents) -> list[tuple[str, str]]:
     for path in sorted(contents.path.glob("*.failure.json")):
         try:
             reason = json.loads(path.read_text(encoding="utf-8")).get("reason") or "no reason was recorded"
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             reason = f"{path.name} cannot be read"
         found[path.name.removesuffix(".failure.json")] = reason
     for step, record in sorted((contents.manifest.get("steps") or {}).items()):
@@ -248,7 +249,7 @@ def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.D
         if table.empty:
             raise ValueError(f"it has no rows; {_why_not(contents.manifest, step)}")
         numbers = {column: pd.to_numeric(table[column]) for column in columns if column not in TEXT_COLUMNS}
-    except (ValueError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+    except (ValueError, TypeError, OverflowError, OSError) as error:  # pandas' own parsing errors are ValueErrors
         contents.missing.append((name, f"the file cannot be used: {error}"))
         return None
     texts = {column: table[column].fillna("") for column in TEXT_COLUMNS if column in table.columns}

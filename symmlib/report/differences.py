@@ -171,7 +171,7 @@ def _experiment(run: Contents) -> dict:
     try:
         said = json.loads((run.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
         return said if isinstance(said, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

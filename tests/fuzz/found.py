@@ -3,8 +3,8 @@
 import copy
 import json
 
-from documents import csv_text, json_text
-from samples import AIPERF, GUIDELLM, SAMPLES, SUMMARY, VLLM
+from documents import csv_text, json_text, toml_document
+from samples import AIPERF, GUIDELLM, RUN_DATA, RUN_FILES, SAMPLES, SUMMARY, TABLE, VLLM
 
 HUGE = "1" + 330 * "0"  # no float holds it
 GUIDELLM_TIMES = ("benchmarks", 0, "requests", "successful", 0, "info", "timings")
@@ -31,7 +31,23 @@ def measured(summary: list, samples: list) -> tuple:
     return "allreduce_results", (csv_text(summary).encode(), csv_text(samples).encode(), "plain")
 
 
+def of_a_run(name: str, value) -> dict[str, bytes]:
+    write = csv_text if name.endswith(".csv") else json_text
+    return {**RUN_FILES, name: write(value).encode()}
+
+
+CPU = ("hardware", "cpu")
+MANIFEST, MEASURED = RUN_DATA["manifest.json"], RUN_DATA["results/allreduce_summary.csv"]
 FOUND = [
+    *(("routing_table", toml_document(replaced(TABLE, "table", 1, "incumbent", odd))) for odd in ({}, [])),
+    ("report_of_a_run", of_a_run("manifest.json", replaced(MANIFEST, *CPU, "model", None))),
+    ("report_of_a_run", of_a_run("manifest.json", replaced(MANIFEST, *CPU, "memory_bytes", 10**330))),
+    ("report_of_a_run", of_a_run("results/allreduce_summary.csv", replaced(MEASURED, 1, 4, HUGE))),
+    ("resumed_run", of_a_run("manifest.json", replaced(MANIFEST, "ended", float("nan")))),
+    (
+        "resumed_run",
+        RUN_FILES | {"manifest.json": json_text(replaced(MANIFEST, "ended", "?")).replace('"?"', "1e400").encode()},
+    ),
     *(imported(json_text(replaced(VLLM, "input_lens", 0, odd))) for odd in ("x", {}, [], {"a": None})),
     *(imported(json_text(replaced(VLLM, "itls", 0, odd))) for odd in ("x", None, 1, {}, True)),
     *(imported(json_text(replaced(VLLM, "itls", 0, 0, odd))) for odd in ("x", None, {}, [])),
