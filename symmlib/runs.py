@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symmlib.errors import SymmlibError, UsageError
+from symmlib.own_files import require_own_files
 from symmlib.provenance import provenance
 from symmlib.redact import Redaction
 
@@ -40,7 +41,9 @@ def write_text(path: Path, text: str) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.unlink(missing_ok=True)
+        with open(beside, "x", encoding="utf-8") as file:  # through no link that somebody put there
+            file.write(text)
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -115,10 +118,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run in the directory `path`; raises `UsageError` if there is none."""
+        """The run in the directory `path`; raises `UsageError` if there is none, or links lead out of it."""
         run = cls(path)
         if not (run.path / MANIFEST).is_file():
             raise UsageError(f"{path} is no run's directory: it has no {MANIFEST}.")
+        require_own_files(run.path)
         _ = run.manifest
         return run
 

@@ -15,7 +15,8 @@ import yaml
 from symmlib import safe_yaml
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
-from symmlib.errors import SymmlibError
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.own_files import require_own_files
 from symmlib.report.manifest import read_manifest
 from symmlib.routing import RoutingTable, show
 
@@ -141,8 +142,9 @@ class Contents:
 
 
 def read(run_dir: Path) -> Contents:
-    """What the run in `run_dir` holds; raises `UsageError` only if that is no run's directory."""
+    """What the run in `run_dir` holds; raises `UsageError` only if that is no run's directory, or leads out of it."""
     path = Path(run_dir)
+    require_own_files(path)
     contents = Contents(path, read_manifest(path))
     contents.missing += _failures(contents)
     for name, (step, columns) in TABLES.items():
@@ -176,7 +178,10 @@ def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFra
     others = sorted((path for path in own.parent.iterdir() if path.is_dir() and path != own), reverse=True)
     for path in [own, *others]:
         if (path / "results" / "comparison.csv").is_file() and (path / "manifest.json").is_file():
-            tables = read(path).tables
+            try:
+                tables = read(path).tables
+            except UsageError:  # a damaged run costs no other
+                continue
             if tables["comparison"] is not None and tables["serving_summary"] is not None:
                 whose = "this run" if path == own else f"run {path.name}"
                 return whose, tables["serving_summary"], tables["comparison"]

@@ -15,6 +15,7 @@ import yaml
 from symmlib import safe_yaml
 from symmlib.analysis import invalid, verdicts, words
 from symmlib.errors import UsageError
+from symmlib.own_files import require_own_files
 from symmlib.report import contents
 
 NO_ANSWER = "No answer could be made of these results"
@@ -57,6 +58,7 @@ def entry(path: Path) -> Entry:
     """The run in the directory `path`, whatever state it is in: nothing is raised, one damaged run costs no other."""
     page = f"runs/{path.name}/index.html" if (path / "index.html").is_file() else None
     try:
+        require_own_files(path)
         run = contents.glance(path, ["comparison"])
     except UsageError as error:
         return Entry(path.name, page, "failed", str(error).replace(str(path), path.name))
