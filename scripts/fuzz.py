@@ -12,6 +12,7 @@ the code that it comes from, with its value, and the search goes on; the exit st
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -43,7 +44,12 @@ def main() -> int:
         except (OSError, ValueError):
             said = {"executions": 0, "seconds": 0, "findings": 1}
             print(ended.stderr[-2000:])
-        print(f"{name}: {said['executions']} inputs in {said['seconds']} s, {said['findings']} findings", flush=True)
+        covered = re.findall(r"\bcov: (\d+)", ended.stderr)[-1:]
+        print(
+            f"{name}: {said['executions']} inputs in {said['seconds']} s, {said['findings']} findings, "
+            f"{covered[0] if covered else 'unknown'} places of the code reached",
+            flush=True,
+        )
         total = {key: total[key] + said[key] for key in total}
     print(f"all: {total['executions']} inputs, {total['findings']} findings")
     return 1 if total["findings"] else 0
@@ -94,7 +100,7 @@ def search(name: str, seconds: int, corpus: Path) -> None:
     (corpus / name).mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     libfuzzer = [f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=4096", "-max_len=4096", "-len_control=10"]
-    libfuzzer += ["-verbosity=0", f"-artifact_prefix={corpus / name}-", str(corpus / name)]
+    libfuzzer += ["-verbosity=1", f"-artifact_prefix={corpus / name}-", str(corpus / name)]
     atheris.Setup([sys.argv[0], *libfuzzer], check.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 

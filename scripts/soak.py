@@ -29,6 +29,7 @@ import torch.multiprocessing as multiprocessing
 from symmlib.communicators import base, catalog
 from symmlib.communicators.host import HostCommunicator
 from symmlib.routing import Route, Router, RoutingTable, Table
+from symmlib.torchrun import loopback_store
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LARGEST = 1 << 15  # elements
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "GLOO_SOCKET_IFNAME": "lo"}
-    store = dist.TCPStore("127.0.0.1", 0, arguments.ranks, is_master=True, wait_for_workers=False)
+    store = loopback_store(arguments.ranks)
     multiprocessing.start_processes(rank_main, (arguments, store.port), nprocs=arguments.ranks, start_method="spawn")
 
 

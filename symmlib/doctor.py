@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import mps, profiles
+from symmlib import mps, profiles, torchrun
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.machine import ONE_GPU, Machine
@@ -244,12 +244,11 @@ def _probe() -> dict[str, str]:
     say("two ranks try every backend (some 10 s)")
     with tempfile.TemporaryDirectory(prefix="symmlib-doctor-") as directory:
         out, log = Path(directory) / "reasons.json", Path(directory) / "log"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        command += ["--nproc-per-node=2", f"--log-dir={directory}/torchrun", "-m", "symmlib.probe", str(out)]
-        environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
         try:
-            with ProcessGroup(command, log=log, env=environment) as group:
-                status = group.wait(PROBE_TIMEOUT_S)
+            with torchrun.command(2) as (argv, environment):
+                argv += ["-m", "symmlib.probe", str(out)]
+                with ProcessGroup(argv, log=log, env=environment | {"CUDA_VISIBLE_DEVICES": ""}) as group:
+                    status = group.wait(PROBE_TIMEOUT_S)
                 if out.is_file():  # whatever became of the ranks later, they have answered
                     return json.loads(out.read_text())
                 reason = f"two ranks that tried it failed: {group.first_error() or f'exit status {status}'}"

@@ -7,18 +7,21 @@ their reason, and no GPU is touched.
 """
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from symmlib import patience
 from symmlib.backends import BACKENDS
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.runs import write_json
+from symmlib.torchrun import join
 
 
 def main(out: Path) -> None:
-    dist.init_process_group("gloo")
+    join(timedelta(seconds=patience.seconds(60)))
     rank, world_size = dist.get_rank(), dist.get_world_size()
     backends = open_backends(list(BACKENDS), dist.group.WORLD, torch.device("cpu"))
     tensor = torch.full((1024,), float(rank + 1), dtype=torch.bfloat16)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from symmlib import notebooks
+from symmlib import notebooks, safe_yaml
 from symmlib.errors import UsageError, unknown
 from symmlib.runs import digest
 
@@ -52,12 +52,10 @@ def load(name: str | Path) -> Profile:
         raise unknown("profile", text, names())
     path = Path(text) if is_file else DIRECTORY / f"{text}.yaml"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = safe_yaml.parse(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"cannot read the profile {path}: {error.strerror}.") from None
-    except RecursionError:
-        raise UsageError(f"{path} is no profile: it is nested too deeply.") from None
-    except (yaml.YAMLError, ValueError) as error:  # such as the 45th of month 13, or bytes that are no UTF-8
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8
         raise UsageError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from None
     return parse(data, str(path))
 

@@ -9,6 +9,7 @@ import datetime
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
 import traceback
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symmlib.errors import SymmlibError, UsageError
+from symmlib.own_files import require_own_files
 from symmlib.provenance import provenance
 from symmlib.redact import Redaction
 
@@ -39,7 +41,9 @@ def write_text(path: Path, text: str) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.unlink(missing_ok=True)
+        with open(beside, "x", encoding="utf-8") as file:  # through no link that somebody put there
+            file.write(text)
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -114,10 +118,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run in the directory `path`; raises `UsageError` if there is none."""
+        """The run in the directory `path`; raises `UsageError` if there is none, or links lead out of it."""
         run = cls(path)
         if not (run.path / MANIFEST).is_file():
             raise UsageError(f"{path} is no run's directory: it has no {MANIFEST}.")
+        require_own_files(run.path)
         _ = run.manifest
         return run
 
@@ -126,7 +131,8 @@ class Run:
         """The manifest as it stands in the file now; change it with `update`."""
         path = self.path / MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            manifest = json.loads(text, parse_constant=_finite, parse_float=_finite)
         except (OSError, ValueError, RecursionError) as error:
             raise SymmlibError(f"cannot read {path}: {error}. Start a new run.") from None
         steps = manifest.get("steps") if isinstance(manifest, dict) else None
@@ -317,6 +323,13 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
     return str(error) if isinstance(error, SymmlibError) else f"{type(error).__name__}: {error}"
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which cannot be written back if it is NaN or infinite."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {text:.20}")
+    return number
 
 
 def _now() -> str:

@@ -1,8 +1,10 @@
 """What docs/security.md promises of the code itself and of a run's files: no shell, safe YAML, no secrets kept."""
 
 import ast
+import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,12 +14,11 @@ from pathlib import Path
 import pytest
 
 import symmlib
-from symmlib import provenance
-from symmlib.errors import SymmlibError
+from symmlib import profiles, provenance, safe_yaml
+from symmlib.errors import SymmlibError, UsageError
 from symmlib.profiles import Profile, _Loader, yaml
 from symmlib.provenance import secret_in
-from symmlib.report import make_index, make_report, publish
-from symmlib.report.entry import YAML
+from symmlib.report import contents, make_index, make_report, publish
 from symmlib.runs import Run, without_secrets, write_text
 from symmlib.serving import access, claim, server
 from symmlib.serving.arms import Arm
@@ -63,14 +64,38 @@ def test_programs_are_started_with_lists_of_arguments():
 
 
 def test_yaml_is_read_by_safe_loaders_only():
-    reads = [(path, node) for path, node in CALLS if called(node).startswith("yaml.")]
-    assert len(reads) >= 3
-    for path, node in reads:
-        assert called(node) != "yaml.load" or ast.unparse(node.args[1]) in ("_Loader", "YAML"), path
-        assert "unsafe" not in called(node) and "full_load" not in called(node), path
-    assert issubclass(_Loader, yaml.SafeLoader) and YAML.__name__ in ("SafeLoader", "CSafeLoader")
-    with pytest.raises(yaml.YAMLError):
-        yaml.load("!!python/object/apply:os.getcwd []", _Loader)
+    harmless = ("yaml.safe_dump", "yaml.YAMLError", "yaml.constructor.ConstructorError")
+    reads = [(path, called(node)) for path, node in CALLS if called(node).startswith("yaml.")]
+    others = [(path, name) for path, name in reads if name not in harmless]
+    assert {path for path, _ in others} <= {"symmlib/serving/accuracy_task.py", "scripts/kill_and_resume.py"}
+    assert {name for _, name in others} == {"yaml.safe_load"}  # of files that are not of anybody else's making
+    for loader in (None, _Loader):
+        with pytest.raises(yaml.YAMLError):
+            safe_yaml.parse("!!python/object/apply:os.getcwd []", loader)
+
+
+LEVELS = ", ".join(f"&x{n + 1} [{', '.join([f'*x{n}'] * 9)}]" for n in range(9))
+BOMBS = {
+    "aliases of aliases": f"[&x0 [lol], {LEVELS}]",
+    "an alias of itself": "&x [*x]",
+    "brackets without end": "[" * 200_000,
+    "steps without end": "- " * 100_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("where", ["name: {}", "name: x\nparameters: {{04_serving: {{arms: {}}}}}"])
+def test_a_few_lines_of_yaml_that_stand_for_billions_are_refused_at_once(bomb, where, tmp_path):
+    """In a profile, and in the params.yaml of a run that somebody sent, which costs the list of runs nothing."""
+    text = where.format(BOMBS[bomb])
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"x\.yaml is no YAML file"):
+        profiles.load(tmp_path / "x.yaml")
+    run = tmp_path / "reports" / "runs" / "20261123T221005Z-x-1a2b3c4d"
+    write_text(run / "manifest.json", "{}")
+    write_text(run / "params.yaml", text)
+    assert run.name in make_index(tmp_path / "reports").read_text()
+    contents.read(run)
 
 
 def test_nothing_that_was_written_is_unpickled_or_evaluated():
@@ -213,6 +238,57 @@ def test_a_lock_directory_that_somebody_else_prepared_is_refused(trap, tmp_path,
         place.chmod(0o777)
     with pytest.raises(SymmlibError, match="this user's alone"), claim.alone(["cpu"], tmp_path / "raw", "a test"):
         pass
+
+
+def plant(trap: str, run: Path, elsewhere: Path) -> None:
+    """Put into `run` what leads to the directory `elsewhere`, or nowhere."""
+    (run / trap).parent.mkdir(parents=True, exist_ok=True)
+    if (run / trap).is_dir():
+        shutil.rmtree(run / trap)
+    (run / trap).unlink(missing_ok=True)
+    if trap == "params.yaml":
+        os.mkfifo(run / trap)
+    else:
+        aim = {".ipynb": elsewhere / "x.ipynb", ".log": elsewhere / "new.log"}
+        (run / trap).symlink_to(aim.get(Path(trap).suffix, elsewhere / "new" if trap[0] == "." else elsewhere))
+
+
+@pytest.mark.parametrize(
+    "trap",
+    ["notebooks", "results", "raw/serving", "notebooks/01_environment.ipynb", "raw/notebooks/02_allreduce.log",
+     ".executing", "results/deep/er", "params.yaml"],
+)  # fmt: skip
+def test_links_out_of_a_run_and_pipes_in_it_are_refused_and_what_they_lead_to_stays_as_it_was(trap, tmp_path):
+    run = Run.create(Profile("x", "", {"01_environment": {}}), tmp_path / "reports")
+    run.finish()
+    elsewhere = tmp_path / "elsewhere"
+    write_text(elsewhere / "x.ipynb", '{"cells": [], "secret": 1}')
+    plant(trap, run.path, elsewhere)
+    for use in (make_report, Run.open, contents.read):
+        with pytest.raises(UsageError, match="(a link that leads out of the run|a pipe)"):
+            use(run.path)
+    assert "link that leads out" in (page := make_index(tmp_path / "reports").read_text()) or "a pipe" in page
+    with contextlib.suppress(UsageError):  # which says what it could not copy
+        publish(tmp_path / "reports", tmp_path / "site")
+    assert not [path for path in (tmp_path / "site").rglob("*") if path.is_file() and "secret" in path.read_text()]
+    assert [path.name for path in elsewhere.iterdir()] == ["x.ipynb"]
+    assert (elsewhere / "x.ipynb").read_text() == '{"cells": [], "secret": 1}'
+
+
+def test_links_inside_a_run_are_nobodys_harm(tmp_path):
+    run = Run.create(Profile("x", "", {"01_environment": {}}), tmp_path / "reports")
+    (run.raw / "same").symlink_to(run.path / "params.yaml")
+    (run.raw / "itself").symlink_to("itself")
+    make_report(Run.open(run.path).path)
+
+
+def test_nothing_is_written_through_a_link_that_waits_in_a_files_place(tmp_path):
+    write_text(tmp_path / "elsewhere", "kept")
+    for name in ("x", f".x.{os.getpid()}"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+        write_text(tmp_path / "x", "new")
+        assert (tmp_path / "elsewhere").read_text() == "kept"
+        assert (tmp_path / "x").read_text() == "new" and not (tmp_path / "x").is_symlink()
 
 
 def test_the_host_communicators_memory_has_no_name():

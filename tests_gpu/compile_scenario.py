@@ -11,6 +11,7 @@ import faulthandler
 import json
 import os
 import sys
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from torch._dynamo.utils import counters
 from symmlib.communicators.gpu import describe
 from symmlib.communicators.host import HostCommunicator
 from symmlib.routing import Route, Router, RoutingTable, Table
+from symmlib.torchrun import join
 
 WIDTH = 4096
 ROWS = {torch.bfloat16: (4, 256), torch.float32: (4,)}  # of WIDTH elements: by one-shot and, if many, by two-shot
@@ -43,7 +45,7 @@ class Block(torch.nn.Module):
 
 def main(out: str) -> None:
     faulthandler.dump_traceback_later(150, exit=True)  # a hang is told by the line it hangs in
-    dist.init_process_group("gloo")
+    join(timedelta(minutes=5))
     device = torch.device("cuda", 0 if os.environ.get("SYMMLIB_TEST_ONE_GPU") == "1" else int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     control = HostCommunicator(dist.group.WORLD)

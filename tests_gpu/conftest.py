@@ -1,15 +1,15 @@
 """Ranks that share this machine's GPU under an MPS of their own. Run by `make test-gpu`; needs one Hopper or newer."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from symmlib.allreduce.launches import ENVIRONMENT, SHARED_GPU
+from symmlib.allreduce.launches import SHARED_GPU
 from symmlib.mps import mps
 from symmlib.processes import ProcessGroup
+from symmlib.torchrun import command
 
 HERE = Path(__file__).parent
 
@@ -33,11 +33,10 @@ def ranks(one_gpu, tmp_path_factory):
     def run(script: str, world_size: int, *, timeout_s: float = 300):
         directory = tmp_path_factory.mktemp(f"{Path(script).stem}-{world_size}")
         out = directory / "out.json"
-        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        argv += [f"--nproc-per-node={world_size}", f"--log-dir={directory}/torchrun", str(HERE / script), str(out)]
         # An MPS of its own each time: a rank that dies in a kernel takes its MPS along.
-        with mps(directory / "mps") as found:
-            environment = ENVIRONMENT | SHARED_GPU | found
+        with mps(directory / "mps") as found, command(world_size) as (argv, environment):
+            argv += [str(HERE / script), str(out)]
+            environment |= SHARED_GPU | found
             environment |= {"SYMMLIB_TEST_ONE_GPU": "1", "PYTHONPATH": str(HERE.parent)}
             with ProcessGroup(argv, log=directory / "log", env=environment) as group:
                 status = group.wait(timeout_s)

@@ -7,6 +7,7 @@ import faulthandler
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from symmlib.communicators.gpu import describe
 from symmlib.communicators.host import HostCommunicator
 from symmlib.routing import Route, Router, RoutingTable, Table
 from symmlib.routing.trace import Trace
+from symmlib.torchrun import join
 from symmlib.vllm_one_gpu import AllGather
 
 SHAPES = ((1, 64), (8, 4096), (64, 64128))  # rows and columns of a rank's part of the logits; the last is Llama's
@@ -24,7 +26,7 @@ REPLAYS, IN_GRAPH = 50, 3
 
 def main(out: str) -> None:
     faulthandler.dump_traceback_later(150, exit=True)  # a hang is told by the line it hangs in
-    dist.init_process_group("gloo")
+    join(timedelta(seconds=120))
     torch.cuda.set_device(0)
     control = HostCommunicator(dist.group.WORLD)
     found = {"gathered": [gathered(*shape) for shape in SHAPES], "trace": replayed(Path(out).with_name("trace"))}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from symmlib.allreduce.correctness import make_sums
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.communicators.host import HostCommunicator
 from symmlib.communicators.symm_mem import SymmMemCommunicator
+from symmlib.torchrun import join
 
 BACKENDS = ("symm_mem/one_shot", "symm_mem/two_shot", "triton/one_shot", "triton/two_shot", "vllm/symm_mem")
 SIZES = (16, 258, 4 << 10, 48 << 10, 256 << 10, 1 << 20, 3 << 20, 8 << 20, 64 << 20)  # bytes; 258: no whole vectors
@@ -27,7 +29,7 @@ CALLS = 4
 
 def main(out: str) -> None:
     faulthandler.dump_traceback_later(280, exit=True)  # a hang is told by the line it hangs in
-    dist.init_process_group("gloo")
+    join(timedelta(minutes=5))
     torch.cuda.set_device(0)
     control = HostCommunicator(dist.group.WORLD)
     backends = open_backends(BACKENDS, dist.group.WORLD, torch.device("cuda", 0))

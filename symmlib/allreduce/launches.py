@@ -4,8 +4,6 @@ Called by `measure`. A backend that ends a launch is named in the launch's check
 """
 
 import contextlib
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +21,10 @@ from symmlib.progress import duration, say
 from symmlib.provenance import routed_device
 from symmlib.runs import write_text
 from symmlib.sizes import format_size
+from symmlib.torchrun import command
 
 POLL_S = 0.2
 START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
-# One thread a rank: a second would run on another rank's core. Nothing leaves the loopback interface.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass
@@ -123,15 +120,12 @@ def torchrun(
     same for `stall_s` seconds, its ranks' stacks then being in the log; `tell(now, seen)` is called with what is
     reported and what was before, at each change.
     """
-    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    logs = files.log.with_suffix(".torchrun")  # torchrun makes a directory for logs that nobody asked for
-    argv += [f"--nproc-per-node={world_size}", f"--log-dir={logs}", "-m", worker, *arguments]
-    environment = dict(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, logs, ignore_errors=True)
+        argv, environment = stack.enter_context(command(world_size))
         if one_gpu:
             # A new one for each launch: a rank that dies in a kernel leaves its MPS in a state that nobody knows.
             environment |= SHARED_GPU | stack.enter_context(mps(files.log.with_suffix(".mps")))
+        argv += ["-m", worker, *arguments]
         group = stack.enter_context(ProcessGroup(argv, log=files.log, env=environment))
         seen, moved = {}, time.monotonic()
         while group.poll() is None:

@@ -22,6 +22,7 @@ from symmlib.allreduce.numerics import NumericsPlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.analysis.numerics import Found, histogram_of, judge, promised, special_sums
 from symmlib.communicators.catalog import close_backends, open_backends
+from symmlib.torchrun import join
 
 TIMEOUT = timedelta(seconds=60)
 HOST_TIMEOUT_S = 30.0
@@ -39,7 +40,7 @@ def main() -> None:
     plan = NumericsPlan.loads(arguments.plan.read_text())
     names = [name for name in plan.backends if name not in arguments.without.split(",")]
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
+    join(TIMEOUT)
     try:
         Rank(plan, names, LaunchFiles(arguments.directory, arguments.launch)).run()
     finally:

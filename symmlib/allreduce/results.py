@@ -74,7 +74,8 @@ def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tu
             raise ValueError("not every multicast is True or False")
     except FileNotFoundError:
         raise UsageError(f"{path.parent.parent} has no measurements: there is no {path}.") from None
-    except (ValueError, TypeError, OSError, EOFError, zlib.error) as error:  # pandas' parsing errors are ValueErrors
+    # pandas' parsing errors are ValueErrors; a number of 400 digits gives an OverflowError.
+    except (ValueError, TypeError, OverflowError, OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} is not what `symmlib allreduce` writes: {error}.") from None
     return table.astype({name: int for name in keys if name in whole})
 

@@ -30,6 +30,7 @@ from symmlib.communicators.host import HostCommunicator
 from symmlib.errors import RankLost, SymmlibError
 from symmlib.routing import Router, RoutingTable
 from symmlib.sizes import format_size
+from symmlib.torchrun import join
 
 # For one all-reduce of a measured backend, after which it has failed.
 GLOO_TIMEOUT = timedelta(seconds=patience.seconds(60))
@@ -50,7 +51,7 @@ def main() -> None:
     names = [name for name in plan.backends if name not in arguments.without.split(",")]
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=GLOO_TIMEOUT)
+    join(GLOO_TIMEOUT)
     try:
         Launch(plan, names, arguments.launch, arguments.directory).run()
     finally:

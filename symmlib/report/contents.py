@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from symmlib import safe_yaml
 from symmlib.analysis import words
 from symmlib.analysis.allreduce import SUMMARY_COLUMNS, timed
-from symmlib.errors import SymmlibError
+from symmlib.errors import SymmlibError, UsageError
+from symmlib.own_files import require_own_files
 from symmlib.report.manifest import read_manifest
 from symmlib.routing import RoutingTable, show
 
@@ -102,7 +104,7 @@ class Contents:
         """The serving experiment as it was asked for; empty where nobody wrote it down."""
         try:
             said = json.loads((self.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
 
@@ -116,7 +118,8 @@ class Contents:
             name = SAMPLES if (self.path / SAMPLES).is_file() else f"{SAMPLES}.gz"
             samples = pd.read_csv(self.path / name, dtype=dict.fromkeys(["backend", "dtype", "mode"], str))
             return timed(samples, self.tables["allreduce_summary"].reindex(columns=SUMMARY_COLUMNS))
-        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:  # KeyError: a column is missing
+        except (OSError, ValueError, TypeError, OverflowError, KeyError, EOFError, zlib.error) as error:
+            # KeyError: a column is missing
             if not isinstance(error, FileNotFoundError):
                 self.missing.append((SAMPLES, f"the file cannot be used: {error}"))
             return None
@@ -139,8 +142,9 @@ class Contents:
 
 
 def read(run_dir: Path) -> Contents:
-    """What the run in `run_dir` holds; raises `UsageError` only if that is no run's directory."""
+    """What the run in `run_dir` holds; raises `UsageError` only if that is no run's directory, or leads out of it."""
     path = Path(run_dir)
+    require_own_files(path)
     contents = Contents(path, read_manifest(path))
     contents.missing += _failures(contents)
     for name, (step, columns) in TABLES.items():
@@ -174,7 +178,10 @@ def serving_results(run_dir: Path) -> tuple[str, pd.DataFrame | None, pd.DataFra
     others = sorted((path for path in own.parent.iterdir() if path.is_dir() and path != own), reverse=True)
     for path in [own, *others]:
         if (path / "results" / "comparison.csv").is_file() and (path / "manifest.json").is_file():
-            tables = read(path).tables
+            try:
+                tables = read(path).tables
+            except UsageError:  # a damaged run costs no other
+                continue
             if tables["comparison"] is not None and tables["serving_summary"] is not None:
                 whose = "this run" if path == own else f"run {path.name}"
                 return whose, tables["serving_summary"], tables["comparison"]
@@ -222,7 +229,7 @@ def _failures(contents: Contents) -> list[tuple[str, str]]:
     for path in sorted(contents.path.glob("*.failure.json")):
         try:
             reason = json.loads(path.read_text(encoding="utf-8")).get("reason") or "no reason was recorded"
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             reason = f"{path.name} cannot be read"
         found[path.name.removesuffix(".failure.json")] = reason
     for step, record in sorted((contents.manifest.get("steps") or {}).items()):
@@ -247,7 +254,7 @@ def _table(contents: Contents, name: str, step: str, columns: list[str]) -> pd.D
         if table.empty:
             raise ValueError(f"it has no rows; {_why_not(contents.manifest, step)}")
         numbers = {column: pd.to_numeric(table[column]) for column in columns if column not in TEXT_COLUMNS}
-    except (ValueError, OSError) as error:  # pandas' own parsing errors are ValueErrors
+    except (ValueError, TypeError, OverflowError, OSError) as error:  # pandas' own parsing errors are ValueErrors
         contents.missing.append((name, f"the file cannot be used: {error}"))
         return None
     texts = {column: table[column].fillna("") for column in TEXT_COLUMNS if column in table.columns}
@@ -269,7 +276,7 @@ def _routes(contents: Contents) -> pd.DataFrame | None:
 def _planned(path: Path) -> set[str] | None:
     """The steps that the run's `params.yaml` asks for; None if that cannot be told."""
     try:
-        return set(yaml.safe_load((path / "params.yaml").read_text(encoding="utf-8"))["parameters"])
+        return set(safe_yaml.parse((path / "params.yaml").read_text(encoding="utf-8"))["parameters"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
 

@@ -8,6 +8,7 @@ import json
 import pandas as pd
 import yaml
 
+from symmlib import safe_yaml
 from symmlib.analysis import fastest, unpaired, words
 from symmlib.report import contents
 from symmlib.report.contents import Contents
@@ -160,7 +161,7 @@ def _values(table: pd.DataFrame | None, column: str) -> list[str]:
 def parameters(run: Contents) -> dict[str, dict]:
     """The sections of the run's `params.yaml`; empty where they cannot be read."""
     try:
-        sections = yaml.safe_load((run.path / "params.yaml").read_text(encoding="utf-8"))["parameters"]
+        sections = safe_yaml.parse((run.path / "params.yaml").read_text(encoding="utf-8"))["parameters"]
         return {str(name): section for name, section in sections.items() if isinstance(section, dict)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return {}
@@ -170,7 +171,7 @@ def _experiment(run: Contents) -> dict:
     try:
         said = json.loads((run.path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
         return said if isinstance(said, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

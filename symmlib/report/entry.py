@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from symmlib import safe_yaml
 from symmlib.analysis import invalid, verdicts, words
 from symmlib.errors import UsageError
+from symmlib.own_files import require_own_files
 from symmlib.report import contents
 
 NO_ANSWER = "No answer could be made of these results"
 REASON_CHARACTERS = 300  # the run's own page has it whole
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def entry(path: Path) -> Entry:
     """The run in the directory `path`, whatever state it is in: nothing is raised, one damaged run costs no other."""
     page = f"runs/{path.name}/index.html" if (path / "index.html").is_file() else None
     try:
+        require_own_files(path)
         run = contents.glance(path, ["comparison"])
     except UsageError as error:
         return Entry(path.name, page, "failed", str(error).replace(str(path), path.name))
@@ -105,7 +107,7 @@ def _asked(path: Path) -> dict:
         asked = json.loads((path / "raw" / "serving" / "experiment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         try:
-            asked = yaml.load((path / "params.yaml").read_text(encoding="utf-8"), YAML)["parameters"]["04_serving"]
+            asked = safe_yaml.parse((path / "params.yaml").read_text(encoding="utf-8"))["parameters"]["04_serving"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
             asked = {}
     return asked if isinstance(asked, dict) else {}

@@ -31,8 +31,10 @@ def _well_typed(manifest: dict) -> dict:
     hardware = manifest["hardware"]
     cpu, gpus = hardware.get("cpu"), hardware.get("gpus")
     cpu = {**cpu} if isinstance(cpu, dict) else {}
-    if not isinstance(cpu.get("memory_bytes"), int):
-        cpu.pop("memory_bytes", None)
+    memory = cpu.pop("memory_bytes", None)
+    cpu = {name: str(value) for name, value in cpu.items() if value is not None}
+    if isinstance(memory, int) and 0 < memory < 1 << 62:
+        cpu["memory_bytes"] = memory
     gpus = [gpu for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
     manifest["hardware"] = {**hardware, "cpu": cpu, "gpus": [{k: str(v) for k, v in gpu.items()} for gpu in gpus]}
     if not isinstance(manifest["git"].get("revision"), str):

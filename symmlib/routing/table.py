@@ -90,8 +90,9 @@ class Table:
             raise UsageError(
                 f"source: {self.source!r} does not say where the bounds come from. Name a run or cite a text."
             )
-        if self.incumbent is not None and self.incumbent not in BACKENDS:
-            raise UsageError(f"incumbent: {unknown('backend', str(self.incumbent), BACKENDS)}")
+        incumbent = self.incumbent
+        if incumbent is not None and (not isinstance(incumbent, str) or incumbent not in BACKENDS):
+            raise UsageError(f"incumbent: {unknown('backend', str(incumbent), BACKENDS)}")
         object.__setattr__(self, "routes", tuple(self.routes))
         _require_ascending(self.routes)
 

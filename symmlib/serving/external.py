@@ -21,6 +21,8 @@ from symmlib.analysis import serving as analysis
 from symmlib.errors import UsageError
 
 _VLLM = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "duration")
+_TIMES = ("start_times", "ttfts", "latencies")
+MOST = 1e12  # of any number there: seconds since 1970 are some 2e9
 _EXPECTED = (
     "the JSON of `guidellm` or of `vllm bench serve --save-result --save-detailed`, or AIPerf's profile_export.jsonl"
 )
@@ -42,16 +44,33 @@ def read(path: Path) -> dict:
     found, layout = _recognize(text, path)
     try:
         result = layout(found, path)
+        if any(None in result.get(name, ()) for name in _TIMES):
+            raise UsageError(f"{path} lacks a time of some of its requests.")
+        if strange := _strange(result):
+            raise ValueError(strange)
         requests = analysis.requests(result)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path} is not {_EXPECTED}: {said}.") from None
     if not (requests["error"] == "").any():
         raise UsageError(f"{path} holds no request that was answered.")
-    times = [result["start_times"], result["ttfts"], analysis.latencies_s(result)]
-    if not np.isfinite(np.array(times, dtype=float)).all():
-        raise UsageError(f"{path} lacks a time of some of its requests.")
     return result
+
+
+def _strange(result: dict) -> str:
+    """What in `result` is not of its kind, so that no table could be made of it; empty where all is."""
+    numbers = {name: result[name] for name in (*_TIMES, "input_lens", "output_lens") if name in result}
+    numbers |= {"duration": [result["duration"]]} | {"itls": []}
+    for gaps in result["itls"]:
+        if not isinstance(gaps, list):
+            return f"itls holds {gaps!r:.40}, which is no list"
+        numbers["itls"] += gaps
+    for name, values in numbers.items():
+        for value in values:
+            if not isinstance(value, int | float) or not 0 <= value < MOST:
+                return f"{name} holds {value!r:.40}, which is no number from 0 to {MOST:g}"
+    texts = (value for value in result["errors"] if not isinstance(value, str))
+    return next((f"errors holds {value!r:.40}, which is no text" for value in texts), "")
 
 
 def _recognize(text: str, path: Path) -> tuple[object, Callable]:

@@ -44,6 +44,16 @@ def test_ranks_with_a_gpu_each_get_none_of_that(launches):
     assert not {*SHARED_GPU, "CUDA_MPS_PIPE_DIRECTORY"} & set(environments(launches, 1)[0])
 
 
+def test_torchrun_and_its_ranks_listen_on_the_loopback_interface_only(launches):
+    launches.worker = "listening_worker"
+    launches.run(AllReducePlan(2, "gloo", "1KiB", launches=1), [])
+    seen = json.loads((launches.raw / "launch-1-listening.json").read_text())
+    assert "torch.distributed.run" in seen["torchrun"] and len(seen["found"]) == 3  # torchrun and two ranks
+    addresses = [address for found in seen["found"].values() for address in found]
+    assert len(addresses) >= 3  # the ranks' store, and gloo of each rank
+    assert {address.removeprefix("::ffff:") for address in addresses} <= {"127.0.0.1", "::1"}, seen["found"]
+
+
 @pytest.mark.parametrize(
     ("plan", "expected"),
     [

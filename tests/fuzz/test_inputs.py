@@ -1,6 +1,7 @@
 """No file, name or parameter makes the suite crash, or write where it should not: see `properties`."""
 
 import pytest
+from found import FOUND
 from hypothesis import HealthCheck, given, settings
 from properties import PROPERTIES, holds
 
@@ -16,3 +17,9 @@ def test_whatever_is_read_is_refused_in_words_or_sound_and_nothing_else_is_touch
         holds(name, value)
 
     check()
+
+
+@pytest.mark.parametrize("name", dict(FOUND))
+def test_what_once_made_the_suite_crash_does_no_longer(name):
+    for _, value in (one for one in FOUND if one[0] == name):
+        holds(name, value)
