@@ -35,7 +35,7 @@ from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import describe
 from symmlib.serving.run import Session
-from symmlib.serving.server import Server
+from symmlib.serving.server import Server, require_free
 from symmlib.serving.turns import WHOLE, Turn, take_up
 
 AGAIN = "again"  # ends the name of the baseline that is served a second time
@@ -189,6 +189,8 @@ class _Session(Session):
     def evaluate(self, turns: list[AccuracyTurn], task: Task, evaluator: Evaluator, status: Status):
         """Ask server after server; yields each turn when it is whole. The next server imports meanwhile."""
         say(f"{describe(self.model)}; {self.asked.limit} items of {task.name}; {len(turns)} servers to start")
+        if self.asked.port:
+            require_free(self.asked.port)
         began = time.monotonic()
         with ExitStack() as stack:
             standby = stack.enter_context(self.prepare(turns[0]))

@@ -154,6 +154,8 @@ class Session:
         rates = " and ".join(f"{qps:g}" for qps in self.experiment.qps)
         say(f"{describe(self.model)}; {len(turns)} servers to start, {rates} requests/s on each")
         began, left, number = time.monotonic(), list(turns), 0
+        if self.experiment.port:
+            server.require_free(self.experiment.port)  # now, and not after the first server's imports
         with ExitStack() as stack:
             self.share_gpu(stack)
             client = stack.enter_context(load.Client(self.raw / "client.log"))

@@ -175,7 +175,7 @@ class Server:
 
     def start(self, argv: list[str], port: int) -> None:
         """Serve: `argv` as `command` gives it, which names `port`. Raises `SymmlibError` if the port is taken."""
-        _require_free(port)
+        require_free(port)
         self.url, self._port = f"http://{HOST}:{port}", port
         self._started = time.monotonic()
         os.write(self._turn, (json.dumps(argv[1:]) + "\n").encode())
@@ -261,7 +261,8 @@ def shell(argv: list[str], env: dict[str, str | None]) -> str:
     return " ".join(["env", *unsets, *sets, shlex.join(argv)])
 
 
-def _require_free(port: int) -> None:
+def require_free(port: int) -> None:
+    """Raise `SymmlibError` if somebody listens on `port` of the loopback interface."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM: a closed connection does not hold a port
         try:

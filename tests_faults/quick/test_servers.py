@@ -8,6 +8,7 @@ import yaml
 
 from symmlib.errors import SymmlibError
 from symmlib.serving import ServingExperiment, run_experiment, server
+from tests_faults.conftest import PATIENCE_S
 
 SMALL = {"qps": (4,), "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
 SMALL |= {"arms": ("gloo", "router")}
@@ -46,6 +47,7 @@ def test_a_port_that_is_taken_is_named(fault, tmp_path):
         port = holder.getsockname()[1]
         with pytest.raises(SymmlibError, match=f"Port {port} on 127.0.0.1 is taken") as caught:
             run_experiment(ServingExperiment(**SMALL, port=port), tmp_path)
+        assert not list(tmp_path.rglob("server.log")), "no server was started to find it out"
     fault.saw(str(caught.value), caught.value.exit_status, "nothing was measured yet")
 
 
@@ -64,7 +66,7 @@ def test_an_interrupted_experiment_ends_its_servers(fault, tmp_path, number):
     fault.until(engine_runs, "the engine to start", running)
     assert len(fault.alive()) > 3
     running.send_signal(number)
-    status = running.wait(60)
+    status = running.wait(PATIENCE_S)
     assert status != 0 and "Traceback" not in fault.said()
     said = fault.said().strip().splitlines()[-1] if number != signal.SIGKILL else "none"
     fault.saw(said, status, "every server that was done; the same command goes on after it")
