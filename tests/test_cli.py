@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from symmlib import cli
 from symmlib.analysis.words import ONE_GPU_BANNER
 from symmlib.cli.commands import parser
 from symmlib.runs import write_csv
+from tests.waiting import PATIENCE_S
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
 
@@ -33,17 +35,33 @@ SERVING = "name: mine\nparameters:\n  04_serving: {model: MODEL, tp: [TP]}\n"
 
 
 @pytest.fixture
-def refused(tmp_path):
-    """Runs `symmlib ...`, which must refuse it in a line without a traceback; returns that line."""
+def called(tmp_path, monkeypatch, capsys):
+    """Runs `symmlib ...` in this process, as a fresh one loads for seconds what is loaded here; returns its exit
+    status, what it printed, and what it printed as an error. What it raises is the test's error."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def call(*arguments) -> tuple[int, str, str]:
+        try:
+            status = cli.main([*map(str, arguments)])
+        except SystemExit as left:  # of argparse
+            status = left.code
+        return status, *capsys.readouterr()
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def refused(called):
+    """Runs `symmlib ...`, which must refuse it in a line; returns that line."""
 
     def run(*arguments) -> str:
-        done = subprocess.run(
-            [SYMMLIB, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode != 0, done.stdout
-        assert "Traceback" not in done.stderr
-        assert done.stderr.startswith(("symmlib: ", "usage: ")), done.stderr
-        return done.stderr
+        status, _, errors = called(*arguments)
+        assert status in (1, 2)
+        assert errors.startswith(("symmlib: ", "usage: ")), errors
+        return errors
 
     return run
 
@@ -62,6 +80,14 @@ def test_every_command_says_how_it_is_used(command, capsys):
 def test_an_unknown_profile_is_answered_with_the_known_ones(refused):
     message = refused("run", "b200-tp9")
     assert "b200-tp9" in message and "b200-tp8" in message and "smoke" in message
+
+
+def test_a_real_command_refuses_in_a_line_too(tmp_path):
+    done = subprocess.run(
+        [SYMMLIB, "run", "b200-tp9"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("symmlib: unknown profile 'b200-tp9'") and "Traceback" not in done.stderr
 
 
 def test_an_unknown_key_of_a_profile_is_named_with_its_file(refused, tmp_path):
@@ -149,54 +175,40 @@ def test_output_that_cannot_be_written_does_not_end_a_measurement(tmp_path):
     command = (
         f"{SYMMLIB} allreduce --sizes 4KiB --launches 1 --backends host/one_shot --out {tmp_path / 'out'} >/dev/full"
     )
-    subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=120)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S)
     assert (tmp_path / "out" / "results" / "allreduce_summary.csv").is_file()
 
 
-def test_what_was_measured_is_printed_and_routed_and_what_was_not_is_no_candidate(tmp_path):
-    command = [
-        SYMMLIB,
-        "allreduce",
-        "--sizes",
-        "4KiB",
-        "--launches",
-        "1",
-        "--backends",
-        "gloo,host/one_shot",
-        "--out",
-        "out",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "host/one_shot" in done.stdout and (tmp_path / "out" / "routing.toml").is_file()
-    check = [SYMMLIB, "routes", "derive", "out", "--candidates", "nccl"]
-    refused = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 1 and "none of the candidates was measured" in refused.stderr
+def test_what_was_measured_is_printed_and_routed_and_what_was_not_is_no_candidate(called, tmp_path):
+    some = ("--sizes", "4KiB", "--launches", 1, "--backends", "gloo,host/one_shot")
+    status, printed, errors = called("allreduce", *some, "--out", "out")
+    assert status == 0, errors
+    assert "host/one_shot" in printed and (tmp_path / "out" / "routing.toml").is_file()
+    status, _, errors = called("routes", "derive", "out", "--candidates", "nccl")
+    assert status == 1 and "none of the candidates was measured" in errors
 
 
-def test_routes_show_says_what_serves_which_size_and_why(tmp_path):
-    command = [SYMMLIB, "routes", "show", "--device", "cpu", "--world-size", "2", "--dtype", "bfloat16"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0
-    assert "host/two_shot" in done.stdout and "every size" in done.stdout
+def test_routes_show_says_what_serves_which_size_and_why(called):
+    status, printed, _ = called("routes", "show", "--device", "cpu", "--world-size", 2, "--dtype", "bfloat16")
+    assert status == 0
+    assert "host/two_shot" in printed and "every size" in printed
 
 
 @pytest.mark.parametrize(("device", "told"), [("sm_90/one-gpu", True), ("sm_90", False)])
-def test_routes_from_ranks_that_shared_a_gpu_say_so(tmp_path, device, told):
+def test_routes_from_ranks_that_shared_a_gpu_say_so(called, tmp_path, device, told):
     point = {"backend": "triton/one_shot", "world_size": 2, "dtype": "bfloat16", "mode": "graph", "bytes": 1024}
     row = {**point, "median_us": 5.0, "wrong": 0, "status": "ok", "device": device, "multicast": False}
     write_csv(tmp_path / "results" / "allreduce_summary.csv", pd.DataFrame([row]))
     samples = [{**point, "launch": launch, "time_us": 5.0} for launch in (1, 2)]
     write_csv(tmp_path / "results" / "allreduce.csv", pd.DataFrame(samples))
-    command = [SYMMLIB, "routes", "derive", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert (ONE_GPU_BANNER in done.stdout) == told
+    status, printed, errors = called("routes", "derive", tmp_path)
+    assert status == 0, errors
+    assert (ONE_GPU_BANNER in printed) == told
     assert f'device = "{device}"' in (tmp_path / "routing.toml").read_text()
 
 
 def test_the_doctor_says_what_this_machine_can_run_and_why_not_the_rest(tmp_path):
-    done = subprocess.run([SYMMLIB, "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([SYMMLIB, "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("  ") and "->" not in line}
     assert lines["host/one_shot"].split()[0] == "ok"

@@ -8,6 +8,7 @@ import pytest
 
 from symmlib import patience
 from symmlib.errors import UsageError
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +31,7 @@ def test_a_patience_that_is_no_positive_number_is_refused(monkeypatch, said):
 def test_the_command_line_refuses_it_without_a_traceback(monkeypatch):
     monkeypatch.setenv(patience.PATIENCE, "x")
     command = [Path(sys.executable).with_name("symmlib"), "doctor"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2 and done.stderr.startswith("symmlib: SYMMLIB_PATIENCE='x'"), done.stderr
 
 
