@@ -20,9 +20,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 SYMMLIB = str(Path(sys.executable).with_name("symmlib"))
 MARK = "SYMMLIB_FAULT"  # in the environment of everything that a test starts
-PATIENCE_S = 900  # for what takes seconds on an idle machine
+LEFT_S = 120  # for what is being ended to be gone
 MEMORY = ("psm_", "vllm_dist_", "nccl-", "torch_", "symmlib")
 
 
@@ -134,7 +136,7 @@ def fault(request, tmp_path, monkeypatch, bystander):
     one.is_over.set()
     for thread in one._injecting:
         thread.join(PATIENCE_S)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LEFT_S
     while (left := one.alive()) and time.monotonic() < deadline:
         time.sleep(0.05)
     commands = [shlex.join(process.cmdline()) for process in left]
@@ -168,37 +170,31 @@ def _named(item) -> str:
 
 
 class NewMemory:
-    """What has come into /dev/shm since this was made, save what somebody else was seen to use: machines are shared."""
+    """What has come into /dev/shm since this was made and was seen to be used by processes of the test.
+
+    Machines are shared: what others make and leave there, in other tests of the same kind for one, tells nothing.
+    """
 
     def __init__(self, fault: Fault):
-        self._fault, self._before, self._theirs = fault, _memory(), set()
+        self._fault, self._before, self._ours = fault, _memory(), set()
         self._is_over = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
 
     def left(self) -> set[Path]:
-        """What is there, and nobody's, after a while: what others are about to remove is not ours."""
+        """What is still there after a while: what is about to be removed is not left."""
         self._is_over.set()
         self._watching.join()
-        deadline = time.monotonic() + 20
-        while (found := self._look()) and time.monotonic() < deadline:
+        deadline = time.monotonic() + LEFT_S
+        while (found := self._ours & _memory()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return found
 
     def _watch(self) -> None:
-        while not self._is_over.wait(1):
-            self._look()
-
-    def _look(self) -> set[Path]:
-        """New names that nobody has mapped; those that others have mapped are theirs from now on."""
-        new, unused = _memory() - self._before - self._theirs, set()
-        for path in new:
-            users = _users(path)
-            if users and not users & {process.pid for process in self._fault.alive()}:
-                self._theirs.add(path)
-            elif not users:
-                unused.add(path)
-        return unused
+        while not self._is_over.wait(0.2):
+            for path in _memory() - self._before - self._ours:
+                if _users(path) & {process.pid for process in self._fault.alive()}:
+                    self._ours.add(path)
 
 
 def _memory() -> set[Path]:
