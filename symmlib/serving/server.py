@@ -31,6 +31,7 @@ from symmlib.vllm_plugin import ROUTER
 
 HOST = "127.0.0.1"  # nothing that symmlib starts is reachable from another machine
 POLL_S = 0.2
+STARTING_GRACE_S = 3  # vLLM hears no SIGTERM while it starts, and has nothing yet to end in order
 REPORT_S = 15  # between progress lines while a server starts
 
 
@@ -157,6 +158,7 @@ class Server:
         self._memory: set[Path] = set()
         self._note = Path(log).with_name(claim.MEMORY)
         self._started = 0.0
+        self._is_ready = False
         self._directory = tempfile.TemporaryDirectory(prefix="symmlib-")
         fifo, self._imported = Path(self._directory.name) / "turn", Path(self._directory.name) / "imported"
         os.mkfifo(fifo)
@@ -191,6 +193,7 @@ class Server:
             self.check()
             self._note_memory()
             if _answers(f"{self.url}/health"):
+                self._is_ready = True
                 return waited
             if waited > timeout_s:
                 raise self._late(f"was not ready after {timeout_s:g} s")
@@ -213,11 +216,12 @@ class Server:
         """Have its processes write their Python stacks into the log; see `ProcessGroup.dump_stacks`."""
         return self._group.dump_stacks()
 
-    def end(self, grace_s: float = 10) -> None:
+    def end(self) -> None:
         """End it, and remove the shared memory that it leaves behind. Safe to call again."""
         if self._turn is None:
             return  # and its process id may be somebody else's by now
         self._note_memory()
+        grace_s = 10 if self._is_ready else STARTING_GRACE_S
         self._group.end(grace_s, self._note_memory)  # a server that is still starting may make some as it is ended
         claim.remove(self._memory)
         self._note.unlink(missing_ok=True)
