@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S, RUN_S
+
 SYMMLIB = Path(sys.executable).with_name("symmlib")
 
 
@@ -19,7 +21,7 @@ def smoke_run(tmp_path_factory) -> Path:
     """The directory of one real `symmlib run smoke`: real ranks, real vLLM servers at TP=2, every notebook."""
     reports = tmp_path_factory.mktemp("reports")
     command = [str(SYMMLIB), "run", "smoke", "--reports-dir", str(reports)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=540)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
     return next((reports / "runs").iterdir())
 
@@ -39,11 +41,11 @@ def lab_server(tmp_path_factory) -> Iterator[dict]:
     with open(home / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while not (found := list((home / "runtime").glob("jpserver-*.json"))):
             assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.1)
         yield json.loads(found[0].read_text())
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(PATIENCE_S)

@@ -13,6 +13,7 @@ import pytest
 
 from symmlib import lab, notebooks
 from symmlib.errors import UsageError
+from tests.waiting import PATIENCE_S
 
 NAME = "02_allreduce.ipynb"
 
@@ -134,7 +135,7 @@ def ask(lab_server: dict, path: str, token: str = "", **headers):
     request = urllib.request.Request(f"{lab_server['url']}{path}", headers=headers)
     if token:
         request.add_header("Authorization", f"token {token}")
-    return urllib.request.urlopen(request, timeout=20)
+    return urllib.request.urlopen(request, timeout=PATIENCE_S)
 
 
 def test_the_server_answers_this_machine_only_and_who_has_its_token(lab_server):
@@ -147,11 +148,13 @@ def test_the_server_answers_this_machine_only_and_who_has_its_token(lab_server):
 
 def test_no_other_site_may_read_what_the_users_browser_may(lab_server):
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    browser.open(f"{lab_server['url']}lab?token={lab_server['token']}", timeout=20)
+    browser.open(f"{lab_server['url']}lab?token={lab_server['token']}", timeout=PATIENCE_S)
     contents = f"{lab_server['url']}api/contents/lab"
-    assert browser.open(contents, timeout=20).status == 200
+    assert browser.open(contents, timeout=PATIENCE_S).status == 200
     with pytest.raises(urllib.error.HTTPError) as refused:
-        browser.open(urllib.request.Request(contents, headers={"Origin": "https://elsewhere.invalid"}), timeout=20)
+        browser.open(
+            urllib.request.Request(contents, headers={"Origin": "https://elsewhere.invalid"}), timeout=PATIENCE_S
+        )
     assert refused.value.code in (403, 404) and "Access-Control-Allow-Origin" not in refused.value.headers
 
 

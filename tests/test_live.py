@@ -19,6 +19,7 @@ import pytest
 from nbclient import NotebookClient
 
 from symmlib import live, progress
+from tests.waiting import PATIENCE_S
 
 COLUMNS = 80
 
@@ -66,7 +67,7 @@ class Terminal:
 
     def read_until(self, text: str | None) -> str:
         """What was written up to `text`, or with None up to the program's end."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while text is None or text not in self.written:
             assert select.select([self._master], [], [], max(0, deadline - time.monotonic()))[0], self.written
             try:

@@ -17,6 +17,7 @@ import pytest
 from symmlib import mps as module
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.mps import mps
+from tests.waiting import PATIENCE_S
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -78,7 +79,7 @@ def test_it_ends_with_the_process_that_asked_for_it(tmp_path, number):
         assert {*told["pids"]} <= {process.pid for process in family}
         asking.send_signal(number)
     assert asking.returncode != 0
-    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert not psutil.wait_procs(family, timeout=PATIENCE_S)[1]
     assert not Path(told["CUDA_MPS_PIPE_DIRECTORY"]).exists()
 
 

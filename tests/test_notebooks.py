@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 from symmlib import notebooks
 from symmlib.errors import UsageError
 from symmlib.runs import REPORTS
+from tests.waiting import PATIENCE_S
 
 
 def papermill(name: str, executed, parameters: dict) -> subprocess.CompletedProcess:
@@ -19,7 +20,10 @@ def papermill(name: str, executed, parameters: dict) -> subprocess.CompletedProc
     given.write_text(json.dumps(parameters))  # JSON is YAML
     command = [sys.executable, "-m", "papermill", str(notebooks.path_of(name)), str(executed), "-f", str(given)]
     return subprocess.run(
-        [*command, "--cwd", str(notebooks.DIRECTORY), "--no-progress-bar"], capture_output=True, text=True, timeout=300
+        [*command, "--cwd", str(notebooks.DIRECTORY), "--no-progress-bar"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import ProcessGroup
-
-PATIENCE_S = 30  # how long a test waits for something that normally takes milliseconds
+from tests.waiting import PATIENCE_S
 
 # A command that starts a grandchild in a session of its own, as torchrun does with its workers, and prints both ids.
 FAMILY = """

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from symmlib.runs import PROJECT, write_json, write_text
+from tests.waiting import PATIENCE_S
 
 PAGES, STORE = (PROJECT / "scripts" / f"publish-{name}.sh" for name in ("github-pages", "object-store"))
 OLD = "20250101T000000Z-old-00000000"
@@ -34,7 +35,12 @@ def shell(tmp_path):
             **variables,
         }
         done = subprocess.run(
-            [script, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            [script, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
         )
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done.stdout + done.stderr

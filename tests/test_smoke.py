@@ -32,7 +32,10 @@ def test_the_plug_in_served_the_servers_all_reduces_as_each_arm_intended(smoke_r
 def test_what_the_all_reduce_alone_would_change_stands_beside_what_was_measured(smoke_run):
     table = pd.read_csv(smoke_run / "results" / "prediction.csv")
     assert set(table["metric"]) == {"ttft", "tpot"}
-    assert (table["predicted_ms"] < 0).all(), "gloo takes far longer than what the router picks on any CPU"
+    assert table["predicted_ms"].notna().all(), set(table["note"])
+    times = pd.read_csv(smoke_run / "results" / "allreduce_summary.csv").pivot_table("median_us", "bytes", "backend")
+    if (times["gloo"] > times[["host/one_shot", "host/two_shot"]].max(axis=1)).all():  # as on any CPU that is not busy
+        assert (table["predicted_ms"] < 0).all()
     assert "How much of it is the all-reduce?" in (smoke_run / "index.html").read_text()
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from symmlib.errors import SymmlibError
 from symmlib.serving import ServingExperiment, load, run_experiment
+from tests.waiting import PATIENCE_S
 
 SMALL = {"qps": (4,), "duration_s": 8, "input_len": 16, "output_len": 8, "blocks": 1, "tier": "smoke"}
 SMALL |= {"arms": ("gloo", "router"), "ready_timeout_s": 1200}  # on a crowded machine, too
@@ -70,7 +71,7 @@ def test_a_server_without_shared_memory_fails_and_says_so(fault, tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "parameters": {"04_serving": parameters}}))
     mount = "mount -t tmpfs -o size=4k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/full"
     running = fault.with_mount(mount, "serve", "--profile", "mine.yaml", "--out", tmp_path / "out")
-    assert running.wait(500) == 1, fault.said()
+    assert running.wait(PATIENCE_S) == 1, fault.said()
     said = fault.said()
     last = said[said.rindex("symmlib: ") :]
     assert "servers failed" in last, shlex.quote(last)

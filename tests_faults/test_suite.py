@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.waiting import RUN_S
+
 STEP = {"world_size": 2, "backends": ["gloo", "host/one_shot"], "sizes": "512B,1MiB", "launches": 1}
 PROFILE = {"name": "mine", "parameters": {"02_allreduce": STEP}}
 SUITE = "a whole run"
@@ -48,7 +50,7 @@ def test_a_run_that_is_ended_leaves_nothing_running_and_is_gone_on_with(fault, r
         assert status == 128 + number and "symmlib: interrupted" in said
         assert steps(directory)["02_allreduce"] == "failed"
     again = fault.start("run", "--resume", directory)
-    assert again.wait(1200) == 0, fault.said()
+    assert again.wait(RUN_S) == 0, fault.said()
     assert set(steps(directory).values()) == {"ok"}
     message = said.strip().splitlines()[-1] if number != signal.SIGKILL else "none"
     fault.saw(message, status, f"{before}; a resumption ends well")
@@ -65,7 +67,7 @@ def test_a_step_whose_machinery_is_killed_fails_and_the_run_tells_so(fault, run,
     assert found
     for one in found:
         one.send_signal(signal.SIGKILL)
-    assert process.wait(1200) == 1, fault.said()
+    assert process.wait(RUN_S) == 1, fault.said()
     assert steps(directory) == {"02_allreduce": "failed"}
     reason = json.loads((directory / "02_allreduce.failure.json").read_text())["reason"]
     fault.saw(reason, 1, kept(directory))
@@ -78,7 +80,7 @@ def test_a_kernel_that_is_interrupted_ends_its_step_only(fault, run, number):
     process, directory = run
     for one in fault.alive("ipykernel_launcher"):
         one.send_signal(number)
-    assert process.wait(1200) == 1, fault.said()
+    assert process.wait(RUN_S) == 1, fault.said()
     assert steps(directory) == {"02_allreduce": "failed"}
     reason = json.loads((directory / "02_allreduce.failure.json").read_text())["reason"]
     fault.saw(reason, 1, kept(directory))

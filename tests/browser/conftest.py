@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.report.conftest import (  # noqa: F401  (the synthetic run, whose fixtures live beside the report's tests)
     allreduce_summary,
@@ -24,6 +24,7 @@ from tests.report.conftest import (  # noqa: F401  (the synthetic run, whose fix
     tables,
     whole_run,
 )
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = [
@@ -35,6 +36,8 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDE, PHONE = 1280, 390  # CSS pixels
+WAIT_MS = PATIENCE_S * 1000
+expect.set_options(timeout=WAIT_MS)
 
 
 @dataclass
@@ -63,7 +66,7 @@ def browser(browser_path):
     """A Playwright `Browser`, one for all tests of a module."""
     flags = FLAGS + (["--no-sandbox"] if os.geteuid() == 0 else [])
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser_path, args=flags)
+        opened = playwright.chromium.launch(executable_path=browser_path, args=flags, timeout=WAIT_MS)
         yield opened
         opened.close()
 
@@ -107,7 +110,7 @@ def _context(browser: Browser, scheme: str, width: int, javascript: bool) -> Bro
         offline=True,
         reduced_motion="reduce",
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(WAIT_MS)
     return context
 
 

@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import WAIT_MS
+
 QUICK = """
 world_size: int | list[int] = 2  # ranks
 backends: list[str] = ["gloo", "host/one_shot", "vllm/shm"]
@@ -18,7 +20,6 @@ refine_s: float = 0
 one_gpu: bool = False
 run_dir: str = ""
 """
-WAIT_MS, RUN_ALL_MS = 60_000, 240_000  # far more than it takes; a machine may be busy
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def set_parameters(notebook: Path, text: str) -> None:
 
 def run_all(page: Page) -> None:
     """Through the menu, once the kernel is there."""
-    expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.locator("li.lm-Menu-item[data-command='runmenu:run-all']").click()
 
@@ -57,17 +58,17 @@ def run_all(page: Page) -> None:
 def test_from_the_landing_page_a_notebook_is_run_and_its_results_are_seen(lab, copies):
     set_parameters(copies / "02_allreduce.ipynb", QUICK)
     landing = lab.locator(".jp-MarkdownViewer")
-    expect(landing.get_by_role("heading", name="Start here")).to_be_visible(timeout=WAIT_MS)
+    expect(landing.get_by_role("heading", name="Start here")).to_be_visible()
     landing.get_by_role("link", name="02_allreduce").click()
     notebook = lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
     run_all(lab)
+    expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Busy")
 
     lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator").hover()
     lab.get_by_role("button", name="Jump to cell").click()
     status = notebook.get_by_text(re.compile(r"launch 1 of 1 on 2 ranks: (ranks start|(4|64) KiB, size . of 2)"))
-    expect(status).to_be_in_viewport(timeout=WAIT_MS)
-    expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Busy")
-    expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=RUN_ALL_MS)
+    expect(status).to_be_in_viewport()
+    expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Idle")
     expect(status).to_have_count(1)  # replaced in its place
     expect(status).to_contain_text("64 KiB, size 2 of 2")
 
@@ -81,6 +82,6 @@ def test_from_the_landing_page_a_notebook_is_run_and_its_results_are_seen(lab, c
 
 
 def test_nobody_is_asked_about_news(lab):
-    expect(lab.locator(".jp-MarkdownViewer")).to_be_visible(timeout=WAIT_MS)
+    expect(lab.locator(".jp-MarkdownViewer")).to_be_visible()
     lab.wait_for_load_state("networkidle")
     expect(lab.get_by_text("Jupyter news")).to_have_count(0)

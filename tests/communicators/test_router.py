@@ -73,7 +73,7 @@ def test_a_missing_rank_is_an_error_on_all_others_in_bounded_time(ranks, scenari
     *others, _ = ranks(scenario, 3)
     for answer in others:
         assert answer["said"].startswith("RankLost: not every rank made its router within 2 s")
-        assert answer["seconds"] < 30
+        assert answer["seconds"] < 200  # 300 where nobody says how long
 
 
 def test_a_batch_invariant_router_gives_a_row_the_same_bits_in_any_batch_and_routes_by_size_do_not(ranks):

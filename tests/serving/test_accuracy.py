@@ -15,6 +15,7 @@ from symmlib.serving.accuracy import AccuracyExperiment, AccuracyTurn
 from symmlib.serving.accuracy_results import samples, write_results
 from symmlib.serving.arms import Arm
 from symmlib.serving.turns import take_up
+from tests.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_lm_eval_asks_a_server_the_items_and_its_numbers_are_ours(tmp_path):
         asked = {"url": f"http://127.0.0.1:{server.server_port}", "model": "m", "limit": 30, "shots": 5}
         asked |= {"concurrency": 4, "max_new_tokens": 20, "output": str(turn.output)}
         with accuracy_task.Evaluator(task, tmp_path / "client.log", tmp_path / "scratch") as evaluator:
-            evaluator.evaluate(asked, tmp_path / "lm_eval.log", 240, counts.append)
+            evaluator.evaluate(asked, tmp_path / "lm_eval.log", PATIENCE_S, counts.append)
         server.shutdown()
     assert len(AlwaysThree.asked) == 30
     for request in AlwaysThree.asked:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from symmlib.serving.accuracy import AccuracyExperiment, run_accuracy
+from tests.waiting import PATIENCE_S
 
 PLANTED = Path(__file__).parent / "planted"
 BROKEN = {
@@ -22,7 +23,13 @@ def out(tmp_path_factory) -> Path:
     """Where an experiment of a sound arm, a broken one, and the sound one again has left its results."""
     place = tmp_path_factory.mktemp("accuracy")
     experiment = AccuracyExperiment(
-        arms=("gloo", BROKEN), baseline="gloo", treatment="broken", limit=ITEMS, agreement_prompts=8, max_new_tokens=48
+        arms=("gloo", BROKEN),
+        baseline="gloo",
+        treatment="broken",
+        limit=ITEMS,
+        agreement_prompts=8,
+        max_new_tokens=48,
+        ready_timeout_s=PATIENCE_S,
     )
     run_accuracy(experiment, place)
     return place

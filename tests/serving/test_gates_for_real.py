@@ -17,12 +17,14 @@ from symmlib.serving import ServingExperiment, access, claim, gates, load, serve
 from symmlib.serving.arms import Arm
 from symmlib.serving.gates import Measurement
 from symmlib.serving.model import find_model
+from tests.waiting import PATIENCE_S
 
 EXPERIMENT = ServingExperiment(
     qps=(4,), duration_s=3, input_len=16, output_len=8, blocks=1, tier="smoke", arms=("router", "gloo"),
     max_model_len=256, server_args=("--max-num-seqs", "2"),
 )  # fmt: skip
 STOPPED_S = 0.7
+OF_THE_MACHINE = {"sent on time", "achieved rate", "no growing queue"}  # may find fault with a busy one: their work
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,10 @@ def running(tmp_path_factory):
         server.Server(env, log=place / "server.log", label="the test's server") as one,
         load.Client(place / "client.log") as client,
     ):
-        one.wait_until_imported(240)
+        one.wait_until_imported(PATIENCE_S)
         port = server.free_port()
         one.start(server.command(EXPERIMENT, model, arm, 2, port, "cpu"), port)
-        one.wait_until_ready(240)
+        one.wait_until_ready(PATIENCE_S)
         client.wait_until_ready()
         yield SimpleNamespace(place=place, model=model, url=one.url, client=client, server=one)
 
@@ -51,7 +53,7 @@ def measured(running, name: str, qps: float, *, instead: dict[str, str] | None =
     arguments = load.bench_arguments(EXPERIMENT, running.model, running.url, qps, 1, path, {"arm": "router"})
     for option, value in (instead or {}).items():
         arguments[arguments.index(option) + 1] = value
-    running.client.bench(arguments, path.with_suffix(""), timeout_s=120)
+    running.client.bench(arguments, path.with_suffix(""), timeout_s=PATIENCE_S)
     return Measurement(1, Arm.of("router"), 2, qps, path, place / "trace")
 
 
@@ -66,7 +68,7 @@ def reasons(measurement: Measurement) -> dict[str, str]:
 
 def test_a_server_whose_plug_in_was_not_active_is_found_out_and_nothing_else_is_wrong(running):
     found = reasons(measured(running, "no-plug-in", 4))
-    assert list(found) == ["intended all-reduce"]
+    assert {*found} - OF_THE_MACHINE == {"intended all-reduce"}
     assert "0 of 2 ranks left a trace: was the plug-in loaded?" in found["intended all-reduce"]
 
 
@@ -83,11 +85,15 @@ def test_a_server_that_cannot_keep_up_is_found_out_by_its_queue(running):
 
 def test_a_client_that_stops_for_a_while_is_found_out(running):
     result = {}
-    sending = threading.Thread(target=lambda: result.update(found=reasons(measured(running, "stopped", 4))))
+    longer = {"--num-prompts": "24"}  # sent in 6 s: the client is sending still when it is stopped
+    sending = threading.Thread(
+        target=lambda: result.update(found=reasons(measured(running, "stopped", 4, instead=longer)))
+    )
     sending.start()
     note = running.place / "stopped" / f"qps-4{load.SCHEDULE}"
     while not note.exists():  # it is about to send
         assert sending.is_alive()
+        time.sleep(0.01)
     members = running.client.members()
     for number, lasts_s in ((signal.SIGSTOP, STOPPED_S), (signal.SIGCONT, 0)):
         for pid in members:

@@ -9,6 +9,7 @@ import pytest
 
 from symmlib.errors import SymmlibError
 from symmlib.serving import load
+from tests.waiting import PATIENCE_S
 
 # What `vllm bench serve` does with its bar. The last argument: whether the run ends, or is cut off in its middle.
 BAR = """
@@ -31,7 +32,12 @@ def write_log(path, *argument, interval="1"):
     environment["TQDM_MININTERVAL"] = interval
     with path.open("w") as log:
         subprocess.run(
-            [sys.executable, "-c", BAR, *argument], stdout=log, stderr=log, env=environment, check=True, timeout=60
+            [sys.executable, "-c", BAR, *argument],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            check=True,
+            timeout=PATIENCE_S,
         )
     return path
 
@@ -53,10 +59,10 @@ def test_a_count_that_was_written_over_itself_is_one_line_of_the_log(tmp_path):
 def test_the_client_tells_how_many_have_finished_until_the_benchmark_ends(tmp_path):
     told = []
     with load.Client(tmp_path / "client.log") as client:
-        client.bench(["--help"], tmp_path / "help.log", 60, told.append)
+        client.bench(["--help"], tmp_path / "help.log", PATIENCE_S, told.append)
         assert told and set(told) == {0}
         with pytest.raises(SymmlibError, match="failed with status 2") as caught:
-            client.bench(["--num-prompts", "many"], tmp_path / "bad.log", 60, told.append)
+            client.bench(["--num-prompts", "many"], tmp_path / "bad.log", PATIENCE_S, told.append)
         assert "invalid int value: 'many'" in str(caught.value)
 
 

@@ -16,9 +16,10 @@ from symmlib.errors import UsageError
 from symmlib.runs import Run
 from symmlib.serving import ServingExperiment, claim
 from symmlib.serving.turns import all_turns, take_up
+from tests.waiting import PATIENCE_S, RUN_S
 
 SMALL = {"qps": [4], "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
-SMALL |= {"arms": ["gloo", "router"]}
+SMALL |= {"arms": ["gloo", "router"], "ready_timeout_s": PATIENCE_S}
 SYMMLIB = str(Path(sys.executable).with_name("symmlib"))
 
 
@@ -27,7 +28,7 @@ def start(*arguments: str, log: Path) -> subprocess.Popen:
         return subprocess.Popen([SYMMLIB, *arguments], stdout=said, stderr=said, process_group=0)
 
 
-def wait_for(condition, main: subprocess.Popen, log: Path, timeout_s: float = 240):
+def wait_for(condition, main: subprocess.Popen, log: Path, timeout_s: float = PATIENCE_S):
     """What `condition` returns as soon as that is true; `main` runs meanwhile."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
@@ -42,26 +43,27 @@ def test_a_run_killed_in_the_middle_of_a_block_goes_on_after_its_last_whole_arm(
     profile.write_text(yaml.safe_dump({"name": "mine", "parameters": {"04_serving": SMALL}}))
     main = start("run", str(profile), "--reports-dir", str(reports), log=log)
     try:
-        whole = wait_for(lambda: list(reports.glob("runs/*/raw/serving/*/*/turn.json")), main, log)[0]
-        run = Run.open(whole.parents[4])
-        # A second suite meanwhile is told who holds the machine.
+        begun = wait_for(lambda: list(reports.glob("runs/*/raw/serving/experiment.json")), main, log)[0]
+        run = Run.open(begun.parents[2])
+        # A second suite meanwhile, as the first server starts, is told who holds the machine.
         second = subprocess.run([SYMMLIB, "serve", "--profile", str(profile), "--out", str(tmp_path / "second")],
-                                capture_output=True, text=True, timeout=120)  # fmt: skip
+                                capture_output=True, text=True, timeout=PATIENCE_S)  # fmt: skip
         assert second.returncode == 2 and run.id in second.stderr, second.stderr
+        whole = wait_for(lambda: list(run.path.glob("raw/serving/*/*/turn.json")), main, log)[0]
         servers = [one for one in psutil.Process(main.pid).children(recursive=True) if one.pid != main.pid]
         os.killpg(main.pid, signal.SIGKILL)
         main.wait()
     finally:
         if main.poll() is None:
             main.kill()
-    gone, alive = psutil.wait_procs(servers, timeout=30)
+    gone, alive = psutil.wait_procs(servers, timeout=PATIENCE_S)
     assert not alive, alive
     assert run.manifest["status"] == "running"
     before = {path: path.read_bytes() for path in whole.parent.glob("*.json")}
 
     log = tmp_path / "said-again"
     again = start("run", str(run.path / "params.yaml"), "--reports-dir", str(reports), log=log)
-    assert again.wait(300) == 0, log.read_text()
+    assert again.wait(RUN_S) == 0, log.read_text()
     assert "going on with it" in log.read_text() and "1 of 2 servers have run already" in log.read_text()
     assert len(list(reports.glob("runs/*"))) == 1 and run.manifest["status"] in ("ok", "invalid")
     assert before == {path: path.read_bytes() for path in whole.parent.glob("*.json")}

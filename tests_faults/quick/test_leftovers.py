@@ -11,6 +11,7 @@ import pytest
 from symmlib.errors import SymmlibError
 from symmlib.serving import ServingExperiment, claim
 from symmlib.serving.turns import all_turns, take_up
+from tests.waiting import PATIENCE_S
 
 SMALL = {"qps": [4], "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
 SMALL |= {"arms": ["gloo", "router"]}
@@ -50,7 +51,7 @@ def test_only_what_was_started_for_this_directory_is_ended_and_its_shared_memory
             started[place] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
         (mine / claim.MEMORY).write_text(json.dumps([str(memory), "/etc/hostname", "/dev/shm/psm_x/../../etc/hosts"]))
         assert claim.end_orphans(mine) == 1
-        assert started[mine].wait(10) is not None and started[others].poll() is None
+        assert started[mine].wait(PATIENCE_S) is not None and started[others].poll() is None
         assert not memory.exists() and Path("/etc/hostname").exists() and Path("/etc/hosts").exists()
     finally:
         memory.unlink(missing_ok=True)

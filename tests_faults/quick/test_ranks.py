@@ -9,9 +9,11 @@ import pytest
 from symmlib.allreduce import AllReducePlan, measure
 from symmlib.allreduce.samples import SAMPLE_COLUMNS, LaunchFiles, read_samples
 from symmlib.errors import SymmlibError
+from tests.waiting import PATIENCE_S
 
 BACKENDS = "host/one_shot,gloo"
-PLAN = AllReducePlan(2, BACKENDS, "2,1MiB", launches=1, rounds=10, iterations=20, budget_s=60)
+# Timing takes seconds, and says so in every round: enough for a fault to be injected while it lasts.
+PLAN = AllReducePlan(2, BACKENDS, "2,4MiB", launches=1, rounds=50, iterations=20, budget_s=60)
 STALL_S = 20
 BENCHMARK = "all-reduce benchmark"
 WORKERS = Path(__file__).parents[2] / "tests" / "allreduce"  # where `failing_worker` is
@@ -105,7 +107,7 @@ def test_no_wait_and_no_time_depends_on_the_clock_of_the_day(fault, tmp_path, mo
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     command = ["allreduce", "--sizes", "4KiB", "--launches", "1", "--backends", BACKENDS, "--out", tmp_path / "out"]
     running = fault.start(*command)
-    assert running.wait(500) == 0, fault.said()
+    assert running.wait(PATIENCE_S) == 0, fault.said()
     times = read_samples(tmp_path / "out" / "raw" / "allreduce")["time_us"]
     assert times.between(0, 60e6).all()
     fault.saw("none: nothing reads the clock of the day to wait or to time", 0, f"all {len(times)} times, none absurd")

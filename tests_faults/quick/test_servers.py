@@ -8,10 +8,10 @@ import yaml
 
 from symmlib.errors import SymmlibError
 from symmlib.serving import ServingExperiment, run_experiment, server
-from tests_faults.conftest import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 SMALL = {"qps": (4,), "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
-SMALL |= {"arms": ("gloo", "router")}
+SMALL |= {"arms": ("gloo", "router"), "ready_timeout_s": PATIENCE_S}
 
 
 WHERE = "serving"
@@ -34,7 +34,7 @@ def test_a_server_that_dies_is_reported_with_the_reason_from_its_log(fault, tmp_
 @pytest.mark.fault("the server is never ready", WHERE)
 def test_a_server_that_is_not_ready_in_time_is_ended(fault, tmp_path):
     with pytest.raises(SymmlibError, match="had not imported vLLM after 2 s|not ready after 2 s") as caught:
-        run_experiment(ServingExperiment(**SMALL, ready_timeout_s=2), tmp_path)
+        run_experiment(ServingExperiment(**SMALL | {"ready_timeout_s": 2}), tmp_path)
     assert "ready_timeout_s" in str(caught.value)
     log = next((tmp_path / "raw" / "serving").glob("block-1/*/server.log")).read_text(errors="replace")
     stacks = "its stack is in its log" if "most recent call first" in log else "no stack: it listens for nothing yet"
