@@ -10,7 +10,7 @@ import time
 
 from symmlib.errors import UsageError
 
-DEADLINE = "SYMMLIB_DEADLINE"  # seconds since 1970
+DEADLINE = "SYMMLIB_DEADLINE"  # seconds on this machine's monotonic clock, which all its processes share
 
 
 def set_within(minutes: float | None) -> None:
@@ -19,13 +19,15 @@ def set_within(minutes: float | None) -> None:
         return
     if not 0 < minutes < math.inf:
         raise UsageError(f"--within {minutes:g} is not a positive number of minutes.")
-    os.environ[DEADLINE] = str(time.time() + 60 * minutes)
+    os.environ[DEADLINE] = str(time.monotonic() + 60 * minutes)
 
 
 def left_s() -> float:
     """How many seconds are left; infinite where nobody set a deadline."""
     text = os.environ.get(DEADLINE)
     try:
-        return float(text) - time.time() if text else math.inf
+        return float(text) - time.monotonic() if text else math.inf
     except ValueError:
-        raise UsageError(f"{DEADLINE}={text!r} is no moment: seconds since 1970, as --within sets it.") from None
+        raise UsageError(
+            f"{DEADLINE}={text!r} is no moment as --within sets it: seconds on the monotonic clock."
+        ) from None
