@@ -1,10 +1,13 @@
 """A table is checked at every world size that it was derived for, by ranks like those that were measured."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
 from symmlib.allreduce import heldout
 from symmlib.allreduce.heldout import COST_BYTES, check
+from symmlib.allreduce.measure import measure
 from symmlib.errors import UsageError
 from symmlib.routing import Route, RoutingTable, Table
 from symmlib.routing.derive import derive
@@ -25,7 +28,9 @@ def timed(device="sm_90/one-gpu", world_sizes=(2, 4), costs=GPU_COSTS, mode="gra
     return frame.assign(device=device, dtype="bfloat16", mode=mode, multicast=False)
 
 
-def test_every_world_size_of_a_table_is_checked_for_real(tmp_path):
+def test_every_world_size_of_a_table_is_checked_for_real(tmp_path, monkeypatch):
+    shorter = {"rounds": 5, "iterations": 5}  # three ranks take turns on two cores, for milliseconds each
+    monkeypatch.setattr(heldout, "measure", lambda plan, out: measure(dataclasses.replace(plan, **shorter), out))
     level = timed("cpu", (2, 3), {"host/one_shot": 1, "host/two_shot": 1}, "eager")  # so that both are measured again
     results = type("Results", (), {"timed": level})
     derive(level, source="a test").save(tmp_path / "routing.toml")

@@ -66,9 +66,13 @@ def aot_eager(rank, world_size):
 
 
 def inductor(rank, world_size):
-    with tempfile.TemporaryDirectory() as cache:  # compiled here and now, whatever an earlier test left
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        return _compiled("inductor", rank, world_size)
+    with tempfile.TemporaryDirectory() as own:  # compiled here and now, whatever an earlier test left
+        cache = [own]
+        dist.broadcast_object_list(cache)  # the ranks' programs are the same, and a C++ compiler takes seconds for each
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache[0]
+        answer = _compiled("inductor", rank, world_size)
+        dist.barrier()  # nobody reads there any more
+        return answer
 
 
 @torch.inference_mode()
