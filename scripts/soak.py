@@ -8,7 +8,7 @@ default, or as long as --minutes says. Inputs are whole numbers whose sum is exa
 then overwritten, so that a sum that never came is found out. The communicator's slots are small, so that large messages
 travel in up to eight chunks.
 
-Each `ROUTERS_EVERY` operations a router is made while host backends are missing at random on random ranks, sums by its
+Now and then (`ROUTERS_EVERY`) a router is made while host backends are missing at random on random ranks, sums by its
 table, which lacks dtypes at random, and is closed again: its ranks must agree on what is there. After each tenth rank 0
 prints memory (RSS, once what is free went back to the system), open descriptors and names in /dev/shm, of all ranks
 together; the last tenth may need no more than the first, but for `TOLERATED_MIB`.
@@ -38,7 +38,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 LARGEST = 1 << 15  # elements
 SLOT_BYTES = 1 << 14
 SIZES = 300  # what is once decided about a size is kept: each further one takes half a KiB a rank
-ROUTERS_EVERY = 2500
+PASS = 250  # operations between two looks at the clock
+ROUTERS_EVERY = 2000  # on average, and one each tenth
 REMEMBERED = 2000  # collectives that torch's flight recorder keeps (TORCH_FR_BUFFER_SIZE), about 1 KiB each
 TOLERATED_MIB = 1  # a rank
 POISON = 0xFF  # in every byte: NaN in each dtype
@@ -97,9 +98,11 @@ class Soak:
         self._watch(0, 0.0)
         figures, began = [], time.monotonic()
         for tenth in range(1, 11):
+            self._route()
             while not self._is_over(tenth, began):
-                self._sum(algorithms, min(ROUTERS_EVERY, max(1, self.operations // 10)))
-                self._route()
+                self._sum(algorithms, PASS)
+                if self.common.random() < PASS / ROUTERS_EVERY:
+                    self._route()
             figures.append(self._watch(tenth, time.monotonic() - began))
         communicator.close()
         if self.rank == 0:
