@@ -153,16 +153,20 @@ def _refine(plan: AllReducePlan, launches: Launches, left_out: list[str]) -> Non
     while True:
         so_far = _timed(plan, launches.raw)
         sizes = further_sizes(so_far, ITEMSIZE[plan.dtype])
+        near = rivals(so_far) if sizes else set()
+        names = tuple(name for name in plan.backends if name in near and name not in left_out)
         spent_s = time.monotonic() - began
-        if not sizes or spent_s + last_s > plan.refine_s:
+        if not names or spent_s + last_s > plan.refine_s:
             if left := unresolved_bounds(so_far):
-                why = "time for it is spent" if sizes else "closer sizes would say no more"
+                ended = "the backends in question ended launches" if sizes else "closer sizes would say no more"
+                why = "time for it is spent" if names else ended
                 say(f"left unresolved, because {why}: {in_words(left)}")
             return
         say(f"further sizes around unresolved bounds: {', '.join(map(format_size, sizes))}")
-        names = tuple(name for name in plan.backends if name in rivals(so_far))
         seed = plan.seed + launches.number
-        launches.run(dataclasses.replace(plan, backends=names, sizes=tuple(sizes), seed=seed), left_out)
+        lost: list[str] = []  # of `names` only: `run` ends when it has lost as many backends as it was given
+        launches.run(dataclasses.replace(plan, backends=names, sizes=tuple(sizes), seed=seed), lost)
+        left_out += lost
         last_s = time.monotonic() - began - spent_s
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from symmlib import patience
 from symmlib.allreduce.cases import INPUTS, inputs
 from symmlib.allreduce.launches import device_key, torchrun
-from symmlib.allreduce.measure import alone, require_room
+from symmlib.allreduce.measure import STALL_S, alone, require_room
 from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
 from symmlib.analysis.numerics import HISTOGRAM_COLUMNS, SPECIAL_COLUMNS, SUMMARY_COLUMNS, flagged, sentences, simulated
@@ -95,7 +96,7 @@ def measure_numerics(
     one_gpu: bool = False,
     repeats: int = REPEATS,
     worker: str = WORKER,
-    stall_s: float = 120,
+    stall_s: float | None = None,
 ) -> Numerics:
     """Measure on real ranks, in a fresh torchrun for each world size, and write what was found below `out`.
 
@@ -104,6 +105,7 @@ def measure_numerics(
     rows. Raises `UsageError` for what cannot be measured here, `SymmlibError` for a launch that ended of anything but a
     backend.
     """
+    stall_s = patience.seconds(STALL_S) if stall_s is None else stall_s
     named = dtypes.split(",") if isinstance(dtypes, str) else list(dtypes)
     plans = [_plan(world_size, backends, dtype.strip(), device, one_gpu) for dtype in named]
     if not plans or len({plan.dtype for plan in plans}) < len(plans):

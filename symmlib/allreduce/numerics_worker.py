@@ -5,9 +5,11 @@ Rows go to DIRECTORY/launch-LAUNCH.rows.jsonl as they come, each with the `table
 """
 
 import argparse
+import faulthandler
 import hashlib
 import json
 import os
+import signal
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from symmlib import patience
 from symmlib.allreduce.cases import ANY_NAN, INPUTS, as_text, cases, inputs
 from symmlib.allreduce.launches import device_key
 from symmlib.allreduce.numerics import NumericsPlan
@@ -24,8 +27,8 @@ from symmlib.analysis.numerics import Found, histogram_of, judge, promised, spec
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.torchrun import join
 
-TIMEOUT = timedelta(seconds=60)
-HOST_TIMEOUT_S = 30.0
+TIMEOUT = timedelta(seconds=patience.seconds(60))
+HOST_TIMEOUT_S = patience.seconds(30)
 # Of messages of special values: once in whole vectors with a rest, once in single elements only.
 SPECIAL_NUMEL = (1032, 24)
 
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--without", default="", help="backends of the plan to leave out, separated by commas")
     arguments = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)  # `processes.dump_stacks` asks a launch that hangs where it does
     plan = NumericsPlan.loads(arguments.plan.read_text())
     names = [name for name in plan.backends if name not in arguments.without.split(",")]
     torch.set_num_threads(1)

@@ -1,10 +1,15 @@
 """Where to measure next, and at which sizes a table is checked."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 
+from symmlib.allreduce import AllReducePlan, measure
 from symmlib.allreduce.heldout import held_out_sizes
+from symmlib.allreduce.launches import Launches
 from symmlib.allreduce.refine import further_sizes, in_words, rivals, unresolved_bounds
+from symmlib.allreduce.samples import LaunchFiles
 from symmlib.routing import Route, Table
 
 KIB = 1 << 10
@@ -60,3 +65,24 @@ def test_held_out_sizes_are_odd_off_the_grid_and_on_both_sides_of_a_bound():
     assert min(sizes) > GRID[0] and max(sizes) < GRID[-1]
     assert len(sizes) == 12  # ten doublings, and two beside the bound
     assert any(8_000 < size < 9_000 for size in sizes) and any(11_000 < size < 12_500 for size in sizes)
+
+
+class Lost(Launches):
+    """Launches that are ended by every backend that they are given, and measure nothing."""
+
+    def run(self, plan, left_out):
+        self.begun = [*getattr(self, "begun", []), (plan.backends, [*left_out])]
+        left_out += plan.backends
+
+
+def test_backends_that_ended_launches_neither_stop_further_sizes_nor_are_tried_for_ever(tmp_path):
+    timings = timed(CROSSING, noise=0.15)
+    files = LaunchFiles(tmp_path, 1)
+    files.append_samples(timings.assign(round=0, iteration=0).drop(columns=["device", "multicast"]).to_dict("records"))
+    points = timings.drop(columns=["time_us"]).assign(status="ok", wrong=0, max_abs_error=0)
+    files.append_checks(points.assign(bitwise_equal_across_ranks=True).to_dict("records"))
+    plan = AllReducePlan(2, ["gloo", "vllm/shm", *list(CROSSING)[:2]], GRID, refine_s=600)
+    launches, left_out = Lost(tmp_path, "no worker", 1), ["gloo", "vllm/shm"]
+    sys.modules[measure.__module__]._refine(plan, launches, left_out)
+    assert launches.begun == [(("host/one_shot", "host/two_shot"), [])]
+    assert left_out == [*plan.backends]
