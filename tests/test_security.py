@@ -206,6 +206,19 @@ def test_a_profile_cannot_open_a_server_by_an_option_or_its_beginning(argument):
         Arm.of({"all_reduce": "router", "server_args": [argument, "x"]})
 
 
+@pytest.mark.parametrize("name", ["VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "VLLM_API_KEY"])
+def test_a_profile_cannot_open_a_server_by_a_variable(name):
+    with pytest.raises(UsageError, match=f"must not set {name}"):
+        Arm.of({"all_reduce": "router", "environment": {name: "0.0.0.0"}})
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\u00a0=1"])
+def test_no_arm_is_called_what_a_spreadsheet_would_compute(name):
+    """Its name is written into tables, which people open in spreadsheets."""
+    with pytest.raises(UsageError, match="formula"):
+        Arm.of({"name": name, "all_reduce": "router"})
+
+
 def test_the_key_is_another_in_each_process():
     code = "from symmlib.serving.access import KEY; print(KEY)"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
