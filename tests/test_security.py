@@ -212,7 +212,7 @@ def test_a_profile_cannot_open_a_server_by_a_variable(name):
         Arm.of({"all_reduce": "router", "environment": {name: "0.0.0.0"}})
 
 
-@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\u00a0=1"])
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", " =1"])
 def test_no_arm_is_called_what_a_spreadsheet_would_compute(name):
     """Its name is written into tables, which people open in spreadsheets."""
     with pytest.raises(UsageError, match="formula"):
