@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -308,3 +309,12 @@ def test_the_host_communicators_memory_has_no_name():
     """So there is none to guess; what nobody can open by name, others can reach only as the same user, by /proc."""
     opened = {called(node) for path, node in CALLS if path == "symmlib/communicators/host.py"}
     assert "os.memfd_create" in opened and not {name for name in opened if "SharedMemory" in name or "shm_" in name}
+
+
+def test_every_test_that_the_page_names_is_there():
+    page = (ROOT.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT.parent / "tests").rglob("test_*.py")]
+    assert len(named) > 10
+    assert not [name for name in named if not any(f"def {name}(" in text for text in tests)]
+    assert not [path for path in re.findall(r"`(tests/[\w/]+\.py)`", page) if not (ROOT.parent / path).is_file()]
