@@ -53,14 +53,19 @@ _COOKIE = re.compile(
     r"(\b(?:set-)?cookie[\"'\\]*\s*:\s*[\"'\\]*)(?!\[redacted)([^\s\"'\\<>][^\"'\\<>\r\n]{5,})", re.IGNORECASE
 )
 
-_WORD = r"(?:api[-_]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?key|private[-_]?key|auth[-_]?key|account[-_]?key|"
-_WORD += r"passw(?:or)?d|passphrase|secret|credentials?|signature|token)"
+_WORD = r"(?:api[-_]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?key|private[-_]?key|auth[-_]?key|"
+_WORD += r"account[-_]?key|subscription[-_]?key|passw(?:or)?d|passphrase|secret|credentials?|signature|token)"
 _MARKUP = r"(?:[\"'`\\ \t]|&quot;|&\#3[49];|</?span[^>]{0,80}>)"  # quotes, and a highlighter's tags, around a value
 _SPECIAL = r"(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!image_)(?<!per_)(?<!first_)"
-# --api-key X, --api-key=X, and in a list of arguments: "--api-key", "X"
+# --api-key X, --api-key=X, and in a list of arguments, which a page may show in colours: "--api-key", "X"
 _OPTION = re.compile(
-    rf"((?<![\w-])--?(?:[A-Za-z][\w-]*[-_])?{_WORD}(?![\w-])[\"'\\]*(?:\s*[,=]\s*|\s+)[\"'\\]*)(?!\[redacted)([^\s\"'\\,<>\]-][^\s\"'\\,<>\]]*)",
+    rf"((?<![\w-])--?(?:[A-Za-z][\w-]*[-_])?{_WORD}(?![\w-])(?:[\"'`\\\s,=]|&quot;|&\#3[49];|</?span[^>]{{0,80}}>)+)"
+    r"(?!\[redacted)((?!&quot;|&\#3[49];)[^\s\"'`\\,=<>\]-](?:(?!&quot;|&\#3[49];)[^\s\"'\\,<>\]])*)",
     re.IGNORECASE,
+)
+# STRIPE_KEY=X in a command line, ?sig=X in an address: names that are too common elsewhere
+_ASSIGNED = re.compile(
+    r"((?:\b[A-Z][A-Z0-9_]*_(?:KEY|PAT|AUTH|PASS|PWD|CREDS)|[?&;](?:sig|key))=[\"']?)([^\s\"'\\,;&<>]{6,})"
 )
 # token=X, TOKEN: X, "token": "X", token: ['X', 'Y']
 _NAMED = re.compile(
@@ -129,6 +134,8 @@ class Redaction:
             text = _HEADER.sub(behind(lambda match: _is_value(match[2]) and match[2].lower() not in _SCHEMES), text)
         if "cookie" in lower:
             text = _COOKIE.sub(behind(lambda match: True), text)
+        if "=" in text:
+            text = _ASSIGNED.sub(behind(lambda match: _is_value(match[2])), text)
         if any(word in lower for word in ("key", "passw", "passphrase", "secret", "credential", "signature", "token")):
             text = _OPTION.sub(behind(lambda match: not _NO_SECRET.fullmatch(match[2])), text)
             text = _NAMED.sub(behind(_is_named), text)

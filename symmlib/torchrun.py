@@ -16,10 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from symmlib import patience
+
 if TYPE_CHECKING:
     import torch.distributed as dist
 
 LOOPBACK = "127.0.0.1"
+MEET_S = 300  # for rank 0 to say where: it may be importing torch on a crowded machine
 PORT_FILE = "SYMMLIB_RANKS_MEET"  # for `join`: the file that says on which port
 # One thread a rank: a second would run on another rank's core. Nothing of gloo leaves the loopback interface.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
@@ -43,8 +46,7 @@ def command(world_size: int) -> Iterator[tuple[list[str], dict[str, str]]]:
 def join(timeout: timedelta) -> None:
     """Make torch's default group, over gloo, of the ranks that `command` started; one of them calls this.
 
-    `timeout`: of the group, and for the ranks to meet. Ranks of a torchrun that was started in another way meet as that
-    one says.
+    `timeout`: of the group's operations. Ranks of a torchrun that was started in another way meet as that one says.
     """
     import torch.distributed as dist
 
@@ -54,7 +56,7 @@ def join(timeout: timedelta) -> None:
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     told = dist.FileStore(path, world_size)
-    told.set_timeout(timeout)
+    told.set_timeout(timedelta(seconds=patience.seconds(MEET_S)))
     if rank == 0:
         store = loopback_store(world_size, timeout)
         told.set("port", str(store.port))

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -206,6 +207,19 @@ def test_a_profile_cannot_open_a_server_by_an_option_or_its_beginning(argument):
         Arm.of({"all_reduce": "router", "server_args": [argument, "x"]})
 
 
+@pytest.mark.parametrize("name", ["VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "VLLM_API_KEY"])
+def test_a_profile_cannot_open_a_server_by_a_variable(name):
+    with pytest.raises(UsageError, match=f"must not set {name}"):
+        Arm.of({"all_reduce": "router", "environment": {name: "0.0.0.0"}})
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", " =1"])
+def test_no_arm_is_called_what_a_spreadsheet_would_compute(name):
+    """Its name is written into tables, which people open in spreadsheets."""
+    with pytest.raises(UsageError, match="formula"):
+        Arm.of({"name": name, "all_reduce": "router"})
+
+
 def test_the_key_is_another_in_each_process():
     code = "from symmlib.serving.access import KEY; print(KEY)"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -295,3 +309,12 @@ def test_the_host_communicators_memory_has_no_name():
     """So there is none to guess; what nobody can open by name, others can reach only as the same user, by /proc."""
     opened = {called(node) for path, node in CALLS if path == "symmlib/communicators/host.py"}
     assert "os.memfd_create" in opened and not {name for name in opened if "SharedMemory" in name or "shm_" in name}
+
+
+def test_every_test_that_the_page_names_is_there():
+    page = (ROOT.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT.parent / "tests").rglob("test_*.py")]
+    assert len(named) > 10
+    assert not [name for name in named if not any(f"def {name}(" in text for text in tests)]
+    assert not [path for path in re.findall(r"`(tests/[\w/]+\.py)`", page) if not (ROOT.parent / path).is_file()]

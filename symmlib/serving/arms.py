@@ -26,6 +26,8 @@ ALL_REDUCES = (VLLM_DEFAULT, *CHOICES)
 OURS = ("--host", "--port", "--tensor-parallel-size", "-tp", "--max-model-len", "--model", "--load-format")
 # What would open a server to other machines, or to web pages from anywhere; a --config file could say any of it.
 EXPOSING = ("--allowed-origins", "--allow-credentials", "--uds", "--config")
+# ... and what would let its ranks listen on other interfaces than the loopback one.
+EXPOSING_VARIABLES = ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "VLLM_API_KEY")
 OUR_VARIABLES = ("SYMMLIB_ALLREDUCE", "SYMMLIB_ROUTING_TABLE", "SYMMLIB_TRACE", "SYMMLIB_ONE_GPU", MARK)
 
 
@@ -59,8 +61,7 @@ class Arm:
         fields = {key: _texts(key, given.get(key, ())) for key in ("server_args", "must_use", "must_not_use")}
         require_server_args(fields["server_args"])
         name = given.get("name", given["all_reduce"])
-        if not isinstance(name, str) or not name.strip() or len(name) > 60 or not name.isprintable():
-            raise UsageError(f"an arm's name must be a short text, not {name!r:.80}.")
+        require_name(name)
         blocks = given.get("blocks", 0)
         if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 0:
             raise UsageError(
@@ -83,6 +84,16 @@ class Arm:
     def as_dict(self) -> dict:
         """Plain data, as `of` takes it."""
         return asdict(self) | {"environment": dict(self.environment)}
+
+
+def require_name(name) -> None:
+    """Raise `UsageError` for what cannot name an arm: it becomes part of a directory's name, and an entry of tables."""
+    if not isinstance(name, str) or not name.strip() or len(name) > 60 or not name.isprintable():
+        raise UsageError(f"an arm's name must be a short text, not {name!r:.80}.")
+    if name.lstrip()[0] in "=+-@":
+        raise UsageError(
+            f"an arm's name must not begin with {name.lstrip()[0]}: spreadsheets take {name!r} for a formula."
+        )
 
 
 def require_server_args(arguments: tuple[str, ...]) -> None:
@@ -116,6 +127,10 @@ def _environment(given) -> tuple[tuple[str, str], ...]:
             raise UsageError(f"an arm's environment maps names to texts; it has {name!r:.40}: {value!r:.40}. Quote it.")
         if name in OUR_VARIABLES:
             raise UsageError(f"an arm's environment must not set {name}: its all_reduce says what serves.")
+        if name in EXPOSING_VARIABLES:
+            raise UsageError(
+                f"an arm's environment must not set {name}: servers are kept to this machine and its user."
+            )
         if secret_in([f"--{name}={value}"]):
             raise UsageError(f"an arm's environment must not hold a secret, such as {name}: set it outside instead.")
     return tuple(sorted(given.items()))

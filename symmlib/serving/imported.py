@@ -16,7 +16,7 @@ from symmlib.analysis import serving as analysis
 from symmlib.errors import UsageError
 from symmlib.runs import write_json
 from symmlib.serving import gates
-from symmlib.serving.arms import Arm
+from symmlib.serving.arms import Arm, require_name
 from symmlib.serving.experiment import place_of
 from symmlib.serving.external import read
 from symmlib.serving.gates import Measurement
@@ -32,8 +32,7 @@ def import_results(
     `baseline`: the arm with which all others are compared; by default the one that was imported first. Raises
     `UsageError`, having changed nothing, for a file that cannot be read or holds nothing to compare.
     """
-    if not arm.strip() or len(arm) > 60 or not arm.isprintable():
-        raise UsageError(f"an arm's name must be a short text, not {arm!r:.80}.")
+    require_name(arm)
     if tp < 1 or not 1 <= block <= analysis.MAX_BLOCKS or not 0 < qps < 1e6:
         most = f"1 to {analysis.MAX_BLOCKS}"
         raise UsageError(f"tp {tp} must be at least 1, block {block} one of {most}, and qps {qps:g} above 0.")
