@@ -5,7 +5,8 @@ plug-in calls `share_gpu`. vLLM gives each rank a GPU of its own and reduces by 
 GPU. What is changed about that is in `PATCHES`, one function each, with its reason; `OnOneGpu` is what vLLM's
 communicator does differently. Each was needed, or was not tried without, by the versions in `KNOWN`.
 
-Ranks must run under NVIDIA MPS, and HBM stands in for NVLink: docs/one-gpu.md says what such numbers mean.
+Ranks must run under NVIDIA MPS, and all-reduces that wait leave room for the model's kernels
+(`gpu.SPARE_FOR_A_MODEL`). HBM stands in for NVLink: docs/one-gpu.md says what such numbers mean.
 """
 
 import os

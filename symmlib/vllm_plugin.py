@@ -103,6 +103,7 @@ class _Routed:
     """All-reduce through a `Router`: by table, or by the one backend that was asked for."""
 
     def __init__(self, communicator, choice: str):
+        from symmlib.communicators.gpu import SPARE_FOR_A_MODEL
         from symmlib.routing import Router, RoutingTable
 
         table = None
@@ -121,6 +122,7 @@ class _Routed:
             mode=_mode(communicator),
             trace=_trace(communicator),
             without=without,
+            spare=SPARE_FOR_A_MODEL,
         )
         if choice != ROUTER:
             refused = self.router.explain().query("served_by != @choice")

@@ -69,13 +69,17 @@ class Turn:
 
 
 def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
-    """In the order in which they run."""
-    return [
+    """In the order in which they run: block after block, then the arms that are in some blocks only.
+
+    These come last so that, when time is short, what is to be compared is whole first.
+    """
+    turns = [
         Turn(block, tp, arm, raw / f"block-{block}" / f"tp{tp}-{place_of(arm.name)}")
         for block, order in enumerate(experiment.orders(), 1)
         for tp in experiment.tp
         for arm in order
     ]
+    return sorted(turns, key=lambda turn: 0 < turn.arm.blocks < experiment.blocks)
 
 
 def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: dict) -> list[Turn]:

@@ -1,12 +1,13 @@
 """What would run on which GPUs, asked of records of GPUs that are not here; and the kernels, compiled for them."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from symmlib.communicators import symm_mem, triton
-from symmlib.communicators.gpu import SPARE, Gpu, common, one_stream, peer_support
+from symmlib.communicators.gpu import SPARE, SPARE_FOR_A_MODEL, Gpu, common, one_stream, peer_support
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
 B200 = Gpu("NVIDIA B200", (10, 0), 148)
@@ -63,6 +64,9 @@ def test_ranks_that_share_a_gpu_fit_on_it_together_and_leave_room_for_the_one_th
         assert blocks >= 1
         assert ranks * blocks <= per_multiprocessor * gpu.multiprocessors
         assert (ranks - 1) * blocks <= gpu.multiprocessors - SPARE
+        beside_a_model = replace(shared(gpu, ranks), spare=SPARE_FOR_A_MODEL).resident_blocks(threads, registers)
+        assert 1 <= beside_a_model <= blocks
+        assert (ranks - 1) * beside_a_model <= gpu.multiprocessors - SPARE_FOR_A_MODEL
 
 
 def test_torchs_kernels_are_cut_where_their_grids_would_not_fit_and_nowhere_else():

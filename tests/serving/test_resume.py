@@ -116,6 +116,14 @@ def test_more_blocks_go_on_where_fewer_ended(tmp_path):
     assert take_up(all_turns(more, raw), more, raw, {"hash": "a"}) == all_turns(more, raw)[2:]
 
 
+def test_arms_of_some_blocks_only_run_when_what_is_to_be_compared_is_whole(tmp_path):
+    floor = {"name": "floor", "all_reduce": "vllm/shm", "blocks": 1}
+    experiment = ServingExperiment(**SMALL | {"arms": ["gloo", floor, "router"], "blocks": 3})
+    turns = all_turns(experiment, tmp_path)
+    assert [turn.block for turn in turns] == [1, 1, 2, 2, 3, 3, 1]
+    assert turns[-1].arm.name == "floor" and turns[-1].place.parent.name == "block-1"
+
+
 def test_a_device_or_a_directory_is_held_by_one_at_a_time_and_let_go_of(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     with claim.alone(["test-device"], one, "run one"):
