@@ -26,7 +26,7 @@ ROUNDS, LAYERS = 20, 8
 
 
 def main(out: str, spare: int = SPARE_FOR_A_MODEL) -> None:
-    faulthandler.dump_traceback_later(60, exit=True)  # a hang is told by the line it hangs in
+    faulthandler.dump_traceback_later(30, exit=True)  # a hang is told by the line it hangs in
     join(timedelta(seconds=50))
     torch.cuda.set_device(0)
     control = HostCommunicator(dist.group.WORLD)

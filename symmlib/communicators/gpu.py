@@ -81,9 +81,7 @@ def describe(group: dist.ProcessGroup, device: torch.device, spare: int = SPARE)
     return common(properties.name, everyone, base.agree(group, _multicast(device)).reason, spare)
 
 
-def common(
-    name: str, everyone: list[tuple[str, tuple[int, int], int]], no_multicast: str, spare: int = SPARE
-) -> Gpu:
+def common(name: str, everyone: list[tuple[str, tuple[int, int], int]], no_multicast: str, spare: int = SPARE) -> Gpu:
     """What ranks whose GPUs are (uuid, capability, multiprocessors) may all count on: grids and tables follow from it,
     and ranks with different ones would wait for blocks that do not come. `ranks` is that of the GPU with the most."""
     identities, capabilities, multiprocessors = zip(*everyone, strict=True)

@@ -24,6 +24,7 @@ MAX_BLOCKS = 128  # flags are kept for so many
 REGISTERS = 64  # a thread's at most, told to the compiler: so that how many blocks fit is known before it compiles
 VECTOR_BYTES = 16  # what a thread loads at once
 WIDTH = 8  # flags of a block: one a rank, of at most 8
+KEPT = 4096  # sizes whose launches are kept ready: a server meets as many as there are numbers of tokens in a batch
 UNIT = 16  # elements: shares and parts are multiples, so that vectors never straddle two of them
 
 
@@ -106,17 +107,30 @@ class TritonCommunicator:
             raise SymmlibError(f"{algorithm.name} is out of use: it was closed")
         self._stream.enter()
         numel = tensor.numel()
-        blocks, share = algorithm.shape(numel, tensor.element_size(), self.world_size, self.gpu)
         aligned = numel % UNIT == 0 and (tensor.data_ptr() | out.data_ptr()) % VECTOR_BYTES == 0
-        kernel, given = self._kernels[algorithm.name, tensor.dtype, aligned]
-        if algorithm.name == "triton/two_shot":
-            share //= self.world_size  # this kernel is told the part of a rank
-        epochs = self._epochs[algorithm.name]
-        kernel[(blocks,)](tensor, out, self._peers, epochs, numel, share, self.rank, **given)
+        way = algorithm.name, tensor.dtype, aligned
+        run, numbers = self._ready.get((*way, numel)) or self._prepare(algorithm, way, numel)
+        run(tensor, out, self._peers, self._epochs[algorithm.name], *numbers)
 
     def close(self) -> None:
         """Let go of the memory, when what was launched is done; peers keep what they have mapped."""
         self._memory = self._handle = None
+
+    def _prepare(self, algorithm: Algorithm, way: tuple, numel: int) -> tuple:
+        """What starts the kernel for messages of `numel` elements, and what it is given after the tensors.
+
+        Kept, and the compiled kernel called itself: found by way of Triton's decorator it takes the host several times
+        as long to start, which a model that runs without CUDA graphs waits for at each layer.
+        """
+        _, dtype, _ = way
+        blocks, share = algorithm.shape(numel, dtype.itemsize, self.world_size, self.gpu)
+        if algorithm.name == "triton/two_shot":
+            share //= self.world_size  # this kernel is told the part of a rank
+        kernel, constant = self._kernels[way]
+        ready = kernel[(blocks, 1, 1)], (numel, share, self.rank, *constant)
+        if len(self._ready) < KEPT:
+            self._ready[*way, numel] = ready
+        return ready
 
     def _machine_support(self) -> base.Support:
         support = cuda_support(self.device)
@@ -155,7 +169,7 @@ class TritonCommunicator:
             ("triton/two_shot", True): kernels.TWO_SHOT,
             ("triton/two_shot", False): kernels.TWO_SHOT_UNALIGNED,
         }
-        self._kernels = {}
+        self._kernels, self._ready = {}, {}
         for one in self.algorithms:
             flags, staging = self._places[one.name]
             for dtype in DTYPES:
@@ -165,8 +179,9 @@ class TritonCommunicator:
                     kernel = by_name[one.name, aligned]
                     numbers = message.numel(), UNIT, self.rank
                     memory = message, message, self._peers, self._epochs[one.name]
-                    kernel.warmup(*memory, *numbers, grid=(1,), **given)
-                    self._kernels[one.name, dtype, aligned] = kernel, given
+                    compiled = kernel.warmup(*memory, *numbers, grid=(1,), **given)
+                    constant = tuple(given[name] for name in kernel.arg_names[len(memory) + len(numbers) :])
+                    self._kernels[one.name, dtype, aligned] = compiled, constant
 
     def _try(self) -> None:
         """Every kernel once, which also loads it; raises where a sum is wrong, when no peer waits any more."""
