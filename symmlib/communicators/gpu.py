@@ -17,7 +17,7 @@ THREADS = 2048  # resident on a multiprocessor of the data-centre GPUs of the sa
 BLOCKS = 32  # likewise
 WARP = 32
 SPARE = 8  # multiprocessors that waiting ranks leave to the one that they wait for, where that only adds and checks
-SPARE_FOR_A_MODEL = 60  # ... and where it computes a model's layer, whose kernels need several at once
+SPARE_FOR_A_MODEL = 108  # ... and where it computes a layer of a model, which takes longer the more of them wait
 REGISTERS_AT_ONCE = 8  # a warp's registers are given out in units of 8 a thread
 
 
