@@ -6,7 +6,7 @@ GPU. What is changed about that is in `PATCHES`, one function each, with its rea
 communicator does differently. Each was needed, or was not tried without, by the versions in `KNOWN`.
 
 Ranks must run under NVIDIA MPS, and all-reduces that wait leave room for the model's kernels
-(`gpu.SPARE_FOR_A_MODEL`). HBM stands in for NVLink: docs/one-gpu.md says what such numbers mean.
+(`gpu.HELD_BESIDE_A_MODEL`). HBM stands in for NVLink: docs/one-gpu.md says what such numbers mean.
 """
 
 import os

@@ -103,7 +103,6 @@ class _Routed:
     """All-reduce through a `Router`: by table, or by the one backend that was asked for."""
 
     def __init__(self, communicator, choice: str):
-        from symmlib.communicators.gpu import SPARE_FOR_A_MODEL
         from symmlib.routing import Router, RoutingTable
 
         table = None
@@ -122,7 +121,7 @@ class _Routed:
             mode=_mode(communicator),
             trace=_trace(communicator),
             without=without,
-            spare=SPARE_FOR_A_MODEL,
+            beside_a_model=True,
         )
         if choice != ROUTER:
             refused = self.router.explain().query("served_by != @choice")

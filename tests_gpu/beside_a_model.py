@@ -1,9 +1,9 @@
 """One rank of `test_shared_gpu`: matrix products of a Llama's layer between all-reduces, as vLLM's ranks have them.
 
-torchrun ... beside_a_model.py OUT.json [SPARE]
+torchrun ... beside_a_model.py OUT.json [0]
 
 Each rank has its products done at another time, so that in every all-reduce one rank waits while the other computes.
-SPARE=8 is enough where ranks only add. In vLLM's server it hung.
+With 0, waiting ranks leave as little room as where they only add: in vLLM's server that hung.
 """
 
 import faulthandler
@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from symmlib.communicators.gpu import SPARE_FOR_A_MODEL
 from symmlib.communicators.host import HostCommunicator
 from symmlib.communicators.triton import ONE_SHOT_MAX_BYTES, TritonCommunicator
 from symmlib.torchrun import join
@@ -25,12 +24,13 @@ HIDDEN, INTERMEDIATE, TOKENS = 4096, 14336, (1, 16, 128, 512, 1024)
 ROUNDS, LAYERS = 20, 8
 
 
-def main(out: str, spare: int = SPARE_FOR_A_MODEL) -> None:
+def main(out: str, beside_a_model: int = True) -> None:
     faulthandler.dump_traceback_later(30, exit=True)  # a hang is told by the line it hangs in
     join(timedelta(seconds=50))
     torch.cuda.set_device(0)
     control = HostCommunicator(dist.group.WORLD)
-    backends = TritonCommunicator(dist.group.WORLD, torch.device("cuda", 0), spare=spare).backends
+    device = torch.device("cuda", 0)
+    backends = TritonCommunicator(dist.group.WORLD, device, beside_a_model=bool(beside_a_model)).backends
     found = [
         {"backend": name, "tokens": tokens, "wrong": sum(everyone(layers(backend, tokens)))}
         for tokens in TOKENS

@@ -6,7 +6,6 @@ import torch.distributed as dist
 from symmlib.backends import BACKENDS
 from symmlib.communicators import base
 from symmlib.communicators.distributed import NcclSymmetricBackend, open_distributed
-from symmlib.communicators.gpu import SPARE
 from symmlib.communicators.host import TIMEOUT_S, HostCommunicator
 from symmlib.communicators.symm_mem import SymmMemCommunicator
 from symmlib.communicators.triton import TritonCommunicator
@@ -21,13 +20,13 @@ def open_backends(
     device: torch.device | str,
     *,
     host_timeout_s: float = TIMEOUT_S,
-    spare: int = SPARE,
+    beside_a_model: bool = False,
 ) -> dict[str, base.AllReduceBackend]:
     """All backends in `names`, in that order. Collective: every rank of `group` asks for the same names.
 
     A backend that cannot run here is `Unavailable`, on every rank with the same reason: nothing is raised for a
-    missing feature. `host_timeout_s`: how long host backends wait for a rank that lives. `spare`: multiprocessors that
-    ranks which share a GPU leave empty while they wait. Raises `UsageError` for a name that no backend has.
+    missing feature. `host_timeout_s`: how long host backends wait for a rank that lives. `beside_a_model`:
+    see `gpu.Gpu`. Raises `UsageError` for a name that no backend has.
     """
     device = base.numbered(device)
     for name in names:
@@ -38,9 +37,9 @@ def open_backends(
     if "host" in families:
         opened |= _or_reasons(HostCommunicator(group, timeout_s=host_timeout_s).backends)
     if "symm_mem" in families:
-        opened |= _or_reasons(SymmMemCommunicator(group, device, spare=spare).backends)
+        opened |= _or_reasons(SymmMemCommunicator(group, device).backends)
     if "triton" in families:
-        opened |= _or_reasons(TritonCommunicator(group, device, spare=spare).backends)
+        opened |= _or_reasons(TritonCommunicator(group, device, beside_a_model=beside_a_model).backends)
     if "vllm/shm" in names:
         opened |= _or_reasons({"vllm/shm": VllmShm(group)})
     for peer in (VllmSymmMem, VllmCustom, VllmFlashInfer, NcclSymmetricBackend):

@@ -17,7 +17,7 @@ THREADS = 2048  # resident on a multiprocessor of the data-centre GPUs of the sa
 BLOCKS = 32  # likewise
 WARP = 32
 SPARE = 8  # multiprocessors that waiting ranks leave to the one that they wait for, where that only adds and checks
-SPARE_FOR_A_MODEL = 108  # ... and where it computes a layer of a model, which takes longer the more of them wait
+HELD_BESIDE_A_MODEL = 24  # multiprocessors that they hold at most where it computes a model's layer: docs/one-gpu.md
 REGISTERS_AT_ONCE = 8  # a warp's registers are given out in units of 8 a thread
 
 
@@ -31,7 +31,7 @@ class Gpu:
         multiprocessors: how many it has; where ranks' GPUs differ, the least, as of the capabilities.
         ranks: how many ranks of the group run on it: 1 on a node, more where they share it (MPS).
         no_multicast: why the GPUs cannot sum in an NVSwitch; empty where they can.
-        spare: multiprocessors that ranks which share it leave empty while they wait.
+        beside_a_model: whether ranks that share it compute a model on it, between all-reduces.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Gpu:
     multiprocessors: int
     ranks: int = 1
     no_multicast: str = ""
-    spare: int = SPARE
+    beside_a_model: bool = False
 
     @property
     def key(self) -> str:
@@ -52,10 +52,10 @@ class Gpu:
         Alone on its GPU, a rank may fill it. Ranks that share one must fit together, every block of each: one that has
         no place until another ends would be waited for by blocks that do not end before it has run. And while all ranks
         but one wait in such a kernel, the last one may still have other work to do before it comes: so blocks that wait
-        leave `spare` multiprocessors empty. Room beside a waiting block is not enough, because a multiprocessor divides
+        leave `SPARE` multiprocessors empty. Room beside a waiting block is not enough, because a multiprocessor divides
         its memory between cache and shared memory when it is empty only; with 3 of 4 ranks waiting on all of them, a
-        sum over a tensor never started (seen on an H200). A model's matrix products start in clusters of blocks, which
-        need several empty ones in one place: docs/one-gpu.md.
+        sum over a tensor never started (seen on an H200). Beside a model more
+        must be empty, and each one that they hold slows it down: they hold at most `HELD_BESIDE_A_MODEL`.
 
         `threads` of a block, `registers` of a thread, `shared_bytes` of a block, of 227 KiB on Hopper and Blackwell.
         """
@@ -66,27 +66,30 @@ class Gpu:
         together = self.multiprocessors * per_multiprocessor // self.ranks
         if self.ranks == 1:
             return together
-        return min(together, max(1, (self.multiprocessors - self.spare) // (self.ranks - 1)))
+        held = HELD_BESIDE_A_MODEL if self.beside_a_model else self.multiprocessors - SPARE
+        return min(together, held // (self.ranks - 1))
 
 
-def describe(group: dist.ProcessGroup, device: torch.device, spare: int = SPARE) -> Gpu:
+def describe(group: dist.ProcessGroup, device: torch.device, beside_a_model: bool = False) -> Gpu:
     """This rank's GPU. A collective over `group`, which carries CPU objects: ranks tell each other which is theirs.
 
-    `device` is a CUDA device; `spare` as in `Gpu`. All but the name is the same on every rank; see `common`.
+    `device` is a CUDA device; `beside_a_model` as in `Gpu`. All but the name is the same on every rank; see `common`.
     """
     properties = torch.cuda.get_device_properties(device)
     mine = str(properties.uuid), (properties.major, properties.minor), properties.multi_processor_count
     everyone = [mine] * group.size()
     dist.all_gather_object(everyone, mine, group=group)
-    return common(properties.name, everyone, base.agree(group, _multicast(device)).reason, spare)
+    return common(properties.name, everyone, base.agree(group, _multicast(device)).reason, beside_a_model)
 
 
-def common(name: str, everyone: list[tuple[str, tuple[int, int], int]], no_multicast: str, spare: int = SPARE) -> Gpu:
+def common(
+    name: str, everyone: list[tuple[str, tuple[int, int], int]], no_multicast: str, beside_a_model: bool = False
+) -> Gpu:
     """What ranks whose GPUs are (uuid, capability, multiprocessors) may all count on: grids and tables follow from it,
     and ranks with different ones would wait for blocks that do not come. `ranks` is that of the GPU with the most."""
     identities, capabilities, multiprocessors = zip(*everyone, strict=True)
     shared = max(identities.count(one) for one in identities)
-    return Gpu(name, min(capabilities), min(multiprocessors), shared, no_multicast, spare)
+    return Gpu(name, min(capabilities), min(multiprocessors), shared, no_multicast, beside_a_model)
 
 
 def cuda_support(device: torch.device) -> base.Support:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from symmlib.communicators import base
-from symmlib.communicators.gpu import SPARE, Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
+from symmlib.communicators.gpu import Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
 from symmlib.errors import SymmlibError
 
 DTYPES = (torch.bfloat16, torch.float32)  # what torch's kernels are compiled for
@@ -59,22 +59,19 @@ class SymmMemCommunicator:
         group: a process group that also carries CPU objects (gloo).
         device: this rank's GPU. On a CPU device everything is unavailable, with the reason.
         max_bytes: the largest message, and the size of the buffer through which messages go that lie elsewhere.
-        spare: multiprocessors that ranks which share a GPU leave empty while they wait: see `gpu.Gpu`.
 
     `empty` gives tensors that lie in symmetric memory: summed in place by two_shot or multimem, or out of place by
     one_shot, they need no copy. Operations may come from any stream, one at a time: see `gpu.OneStream`.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, device: torch.device, *, max_bytes: int = MAX_BYTES, spare: int = SPARE
-    ):
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, *, max_bytes: int = MAX_BYTES):
         self.group, self.device, self.max_bytes = group, base.numbered(device), max_bytes
         self.world_size = group.size()
         self._buffer = self._handle = None
         self._symmetric: list[torch.Tensor] = []  # what `empty` gave away; kept, because peers have it mapped
         self.support = base.agree(group, cuda_support(self.device))
         if self.support:
-            self.gpu = describe(group, self.device, spare)
+            self.gpu = describe(group, self.device)
             self.support = base.agree(group, peer_support(self.gpu, self.world_size))
         # Agreed on step by step: no rank goes to the rendezvous, where it would wait for one that has no memory.
         for prepare in (self._allocate, self._rendezvous):

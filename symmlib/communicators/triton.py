@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from symmlib.communicators import base
-from symmlib.communicators.gpu import SPARE, Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
+from symmlib.communicators.gpu import Gpu, cuda_support, describe, one_stream, peer_support, tensor_support
 from symmlib.errors import SymmlibError
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -66,7 +66,7 @@ class TritonCommunicator:
         device: this rank's GPU, the current device wherever it is used (Triton launches there). On a CPU device
             everything is unavailable, with the reason.
         algorithms: how the kernels are launched.
-        spare: multiprocessors that ranks which share a GPU leave empty while they wait: see `gpu.Gpu`.
+        beside_a_model: where ranks share a GPU, whether they also compute a model on it: see `gpu.Gpu`.
 
     Kernels are compiled for all `DTYPES` and tried once with small whole numbers when this is constructed, so that no
     first call compiles, or hangs because a rank could not. Operations may come from any stream, one at a time: see
@@ -79,7 +79,7 @@ class TritonCommunicator:
         device: torch.device,
         *,
         algorithms: tuple[Algorithm, ...] = (ONE_SHOT, TWO_SHOT),
-        spare: int = SPARE,
+        beside_a_model: bool = False,
     ):
         self.group, self.device = group, base.numbered(device)
         self.rank, self.world_size = group.rank(), group.size()
@@ -87,7 +87,7 @@ class TritonCommunicator:
         self._memory = self._handle = None
         self.support = base.agree(group, self._machine_support())
         if self.support:
-            self.gpu = describe(group, self.device, spare)
+            self.gpu = describe(group, self.device, beside_a_model)
             self.support = base.agree(group, why_not(self.gpu, self.world_size))
         # Agreed on step by step: no rank goes where it would wait for one that failed before.
         for prepare in (self._allocate, self._rendezvous, self._compile, self._try):

@@ -13,7 +13,7 @@ from symmlib import patience
 from symmlib.backends import FIXED_ORDER
 from symmlib.communicators import base
 from symmlib.communicators.catalog import close_backends, open_backends
-from symmlib.communicators.gpu import SPARE, Gpu, describe
+from symmlib.communicators.gpu import Gpu, describe
 from symmlib.errors import RankLost, RanksDisagree, SymmlibError
 from symmlib.routing import ops
 from symmlib.routing import table as tables
@@ -52,7 +52,7 @@ class Router:
             last, whose sums may then depend on where in a message a row stands.
         trace: where calls are counted; None: counted in memory only.
         without: families not to open ("symm_mem"), each with the reason, which `explain` then shows.
-        spare: multiprocessors that ranks which share a GPU leave empty while they wait (`gpu.Gpu`).
+        beside_a_model: where ranks share a GPU, whether they also compute a model on it: see `gpu.Gpu`.
         timeout_s: how long the ranks wait for each other to come here; 300, stretched by SYMMLIB_PATIENCE, by default.
 
     Raises `RankLost` if a rank died or does not come in time, and `RanksDisagree` on every rank if tables, kind of
@@ -72,7 +72,7 @@ class Router:
         batch_invariant: bool = False,
         trace: Trace | None = None,
         without: Mapping[str, str] | None = None,
-        spare: int = SPARE,
+        beside_a_model: bool = False,
         timeout_s: float | None = None,
     ):
         self.name = "router"
@@ -84,13 +84,13 @@ class Router:
         _meet(group, patience.seconds(MEET_S) if timeout_s is None else timeout_s)
         self._require_agreement(group, batch_invariant)
 
-        self.gpu = describe(group, self.device, spare) if self.device.type == "cuda" else None
+        self.gpu = describe(group, self.device, beside_a_model) if self.device.type == "cuda" else None
         self.setting = setting(self.gpu, world_size=self.world_size, mode=mode)
         self.fallback = "nccl" if self.gpu else "gloo"
         found = {dtype: self.table.find(**self.setting, dtype=name) for dtype, name in DTYPES.items()}
         names = {self.fallback} | {route.backend for table in found.values() if table for route in table.routes}
         shut = {name: (without or {})[name.split("/")[0]] for name in names if name.split("/")[0] in (without or {})}
-        self.backends = open_backends(sorted(names - shut.keys()), group, self.device, spare=spare)
+        self.backends = open_backends(sorted(names - shut.keys()), group, self.device, beside_a_model=beside_a_model)
         self.backends |= {name: base.Unavailable(name, reason) for name, reason in shut.items()}
         self._last_resort = self.backends[self.fallback]
         self._routes = {dtype: self._resolve(dtype, table, batch_invariant) for dtype, table in found.items()}

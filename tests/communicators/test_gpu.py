@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from symmlib.communicators import symm_mem, triton
-from symmlib.communicators.gpu import SPARE, SPARE_FOR_A_MODEL, Gpu, common, one_stream, peer_support
+from symmlib.communicators.gpu import HELD_BESIDE_A_MODEL, SPARE, Gpu, common, one_stream, peer_support
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
 B200 = Gpu("NVIDIA B200", (10, 0), 148)
@@ -64,9 +64,9 @@ def test_ranks_that_share_a_gpu_fit_on_it_together_and_leave_room_for_the_one_th
         assert blocks >= 1
         assert ranks * blocks <= per_multiprocessor * gpu.multiprocessors
         assert (ranks - 1) * blocks <= gpu.multiprocessors - SPARE
-        beside_a_model = replace(shared(gpu, ranks), spare=SPARE_FOR_A_MODEL).resident_blocks(threads, registers)
+        beside_a_model = replace(shared(gpu, ranks), beside_a_model=True).resident_blocks(threads, registers)
         assert 1 <= beside_a_model <= blocks
-        assert (ranks - 1) * beside_a_model <= gpu.multiprocessors - SPARE_FOR_A_MODEL
+        assert (ranks - 1) * beside_a_model <= HELD_BESIDE_A_MODEL
 
 
 def test_torchs_kernels_are_cut_where_their_grids_would_not_fit_and_nowhere_else():
@@ -82,7 +82,10 @@ def test_torchs_kernels_are_cut_where_their_grids_would_not_fit_and_nowhere_else
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 6, 8])
-@pytest.mark.parametrize("gpu", [H200, B200, shared(H200, 2), shared(H200, 4), shared(H200, 8)])
+@pytest.mark.parametrize(
+    "gpu",
+    [H200, B200, shared(H200, 2), shared(H200, 4), shared(H200, 8), replace(shared(H200, 4), beside_a_model=True)],
+)
 @pytest.mark.parametrize("algorithm", [triton.ONE_SHOT, triton.TWO_SHOT])
 def test_every_message_is_covered_by_shares_that_fit_their_regions(algorithm, gpu, world_size):
     region = algorithm.region_bytes(gpu, world_size)
