@@ -134,17 +134,15 @@ class ProcessGroup:
         Asked are those that listen, by `faulthandler.register(STACKS)`: the signal would end any other. Returns words
         on those that somebody has stopped and that can therefore say nothing, to follow in a message; else ''.
         """
-        halted, asked, before = [], 0, self._stacks()
+        halted, deadline = [], time.monotonic() + wait_s
         for pid in self.members():
             with contextlib.suppress(psutil.Error, OSError):
                 if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
                     halted.append(pid)
                 elif _catches(pid, STACKS):
+                    before = self._stacks()
                     os.kill(pid, STACKS)
-                    asked += 1
-        deadline = time.monotonic() + wait_s
-        while self._stacks() < before + asked and time.monotonic() < deadline:
-            time.sleep(0.01)
+                    self._hear(before, deadline)  # what several write at once into one log nobody can read
         return f"; stopped by a signal: process {', '.join(map(str, halted))}" if halted else ""
 
     def tail(self, lines: int = 20) -> str:
@@ -166,6 +164,14 @@ class ProcessGroup:
                 if found := re.search(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*))", line):
                     return found[1].strip()[:500]
         return ""
+
+    def _hear(self, before: int, deadline: float) -> None:
+        """Wait until one process more than `before` has written its stacks, and the log grows no further."""
+        size = -1
+        while time.monotonic() < deadline:
+            if self._stacks() > before and size == (size := self.log.stat().st_size):
+                return
+            time.sleep(0.02)
 
     def _stacks(self) -> int:
         """How many processes have written their stacks into the log."""

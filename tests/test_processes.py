@@ -1,6 +1,7 @@
 """Real commands, real deaths: whatever happens to the parent, nothing that it started may stay behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,32 @@ def test_a_command_that_hangs_tells_where_and_what_does_not_listen_lives_on(tmp_
         assert group.dump_stacks(PATIENCE_S) == ""
         assert "in sleep_for_ever" in (tmp_path / "log").read_text()
         assert len(group.members()) == 2 and group.poll() is None  # SIGUSR1 would have ended the child
+
+
+SEVERAL = """
+import faulthandler, os, signal, threading, time
+faulthandler.register(signal.SIGUSR1)
+for _ in range(3):
+    if not os.fork():
+        break
+def sleep_below(depth):
+    sleep_below(depth - 1) if depth else time.sleep(600)
+for _ in range(8):
+    threading.Thread(target=sleep_below, args=(80,), daemon=True).start()
+print("ready", flush=True)
+sleep_below(80)
+"""
+
+
+def test_what_several_processes_tell_does_not_mix(tmp_path):
+    with ProcessGroup(python(SEVERAL), log=tmp_path / "log") as group:
+        until(lambda: group.tail().count("ready") == 4, "the command and its children")
+        group.dump_stacks(PATIENCE_S)
+        said = (tmp_path / "log").read_text()
+    lines = [line for line in said.splitlines() if line and line != "ready"]
+    heads = [line for line in lines if re.fullmatch(r"(Thread|Current thread) 0x\w+ \(most recent call first\):", line)]
+    frames = [line for line in lines if re.fullmatch(r'  File "[^"]+", line \d+ in \S+', line)]
+    assert (len(heads), len(heads) + len(frames)) == (4 * 9, len(lines))
 
 
 def test_a_command_that_somebody_stopped_is_named(tmp_path):
