@@ -40,6 +40,14 @@ def test_routes_are_those_that_the_samples_support(run):
             assert one.max_bytes == pytest.approx(other.max_bytes, rel=0.01)
 
 
+def test_the_built_in_table_of_hopper_is_what_two_linked_h200_support():
+    (builtin,) = RoutingTable.builtin("sm_90").tables
+    (derived,) = RoutingTable.load(PROJECT / "reports/published/2026-11-24-h200-x2-nvlink/routing.toml").tables
+    assert builtin.key == derived.key and builtin.routes == derived.routes
+    assert derived.source in builtin.source
+    assert RoutingTable.builtin().find(device="sm_90", world_size=2, dtype="bfloat16", mode="graph", multicast=False)
+
+
 def test_our_kernels_on_a_shared_h200_are_as_much_faster_than_vllms_way_as_the_readme_says():
     ratio = against(read_results([PROJECT / "reports" / "published" / "2026-11-24-h200-one-gpu"]).timed)
     assert set(ratio.world_size) == {2, 4, 8} and (ratio.launches == 5).all()
