@@ -24,9 +24,10 @@ def publish(reports_dir: Path, destination: Path) -> Path:
     """Copy the runs and comparisons of `reports_dir` to `destination` and write its index; returns that index's path.
 
     Links are relative, so the place does not matter. Runs that are already there stay, and are copied anew where they
-    exist on both sides; a file that would be the same is not touched. Symbolic links are left out: they may lead
-    anywhere. Raises `UsageError` if there is nothing to publish, `destination` cannot be written or holds an index.html
-    that is not ours, or, once the index is written, if some file could not be copied.
+    exist on both sides, so that what has left a run leaves the site; a file that would be the same is not touched.
+    Symbolic links are left out: they may lead anywhere. Raises `UsageError` if there is nothing to publish,
+    `destination` cannot be written or holds an index.html that is not ours, or, once the index is written, if some file
+    could not be copied.
     """
     runs, destination = Path(reports_dir) / "runs", Path(destination)
     if not runs.is_dir() or not any(runs.iterdir()):
@@ -53,11 +54,12 @@ def publish(reports_dir: Path, destination: Path) -> Path:
 
 @dataclass
 class _Run:
-    """What came of one run: HTML files that wait until all that they may link is there, and what was changed."""
+    """What came of one run: its HTML, which waits until all that it may link is there, its files, what was changed."""
 
     path: Path
     target: Path
     pages: list[Path] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
 
@@ -78,6 +80,7 @@ def _copy(reports_dir: Path, destination: Path) -> list[tuple[Path, str]]:
     runs = [_Run(path, destination / "runs" / path.name) for path in places if not path.is_symlink()]
     for run in runs:
         failures += _copy_files(run, redaction)
+        _remove_what_left(run)
     comparisons = [page for page in sorted(reports_dir.glob(COMPARISONS)) if page.is_file() and not page.is_symlink()]
     runs.append(_Run(reports_dir, destination, [page for page in comparisons if site.is_page(page)]))
     planned = {run.target / page.relative_to(run.path) for run in runs for page in run.pages}
@@ -99,7 +102,9 @@ def _copy_files(run: _Run, redaction: Redaction) -> list[tuple[Path, str]]:
             continue
         if redaction(name)[1]:
             run.notes.append(f"{redaction(name)[0]}: left out, because its name looks like a secret")
-        elif source.suffix == ".html":
+            continue
+        run.names.add(name)
+        if source.suffix == ".html":
             run.pages.append(source)
         else:
             try:
@@ -123,6 +128,14 @@ def _copy_pages(run: _Run, destination: Path, planned: set[Path], redaction: Red
         except OSError as error:
             failures.append((page, error.strerror or str(error)))
     return failures
+
+
+def _remove_what_left(run: _Run) -> None:
+    """Remove from the site what an earlier publication put there and the run has no more."""
+    for path in list(_files(run.target)):
+        name = path.relative_to(run.target).as_posix()
+        if not {name, name.removesuffix(site.LEFT_OUT)} & {NOTE, *run.names}:
+            path.unlink()
 
 
 def _files(run: Path) -> Iterator[Path]:

@@ -199,6 +199,21 @@ def test_what_an_earlier_publication_gave_away_is_taken_back(planted, run, tmp_p
         assert not _holds(site, secret), secret
 
 
+def test_what_has_left_a_run_leaves_the_site_and_nothing_else_does(reports, run, tmp_path):
+    site = publish(reports, tmp_path / "site").parent
+    target, other = site / "runs" / run.name, site / "CNAME"
+    other.write_text("example.org")
+    (target / ".nojekyll").write_text("")
+    gone = ("raw/samples.csv.gz", "raw/trace.bin")
+    before = {path for path in site.rglob("*") if path.is_file()}
+    assert (target / gone[0]).is_file() and (target / f"{gone[1]}.left-out.txt").is_file()
+    for name in gone:
+        (run / name).unlink()
+    publish(reports, site)
+    left = before - {path for path in site.rglob("*") if path.is_file()}
+    assert left == {target / gone[0], target / f"{gone[1]}.left-out.txt"}
+
+
 def test_a_link_in_a_page_that_leads_out_of_the_site_is_none_any_more(reports, run, tmp_path):
     page = run / "index.html"
     html = page.read_text(encoding="utf-8")
