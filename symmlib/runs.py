@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.own_files import require_own_files
+from symmlib.progress import say
 from symmlib.provenance import provenance
 from symmlib.redact import Redaction
 
@@ -187,9 +188,13 @@ class Run:
             yield
         except BaseException as error:
             reason = describe(error)
-            self._record(name, {**record, "status": "failed", "ended": _now(), "reason": reason})
             details = {"step": name, "reason": reason, "parameters": parameters, "failed": _now()}
-            write_json(failure, without_secrets({**details, "traceback": traceback.format_exc()}))
+            details["traceback"] = traceback.format_exc()
+            try:
+                self._record(name, {**record, "status": "failed", "ended": _now(), "reason": reason})
+                write_json(failure, without_secrets(details))
+            except (OSError, SymmlibError) as unwritten:  # such as the full disk that ended the step
+                say(f"that {name} failed could not be recorded: {unwritten}")
             raise
         outputs = sorted(path for path, stamp in self._files().items() if before.get(path) != stamp)
         self._record(name, {**record, "status": "ok", "ended": _now(), "outputs": outputs})

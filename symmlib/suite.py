@@ -76,9 +76,12 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
         try:
             _execute_steps(run, profile, _durations(profile, reports_dir))
         except BaseException as error:
-            run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
-            if isinstance(error, KeyboardInterrupt):  # who ends us otherwise may not want to wait
-                progress.say(f"interrupted; a page of what is complete: {report(run)}")
+            try:
+                run.finish(interrupted=isinstance(error, KeyboardInterrupt | SystemExit))
+                if isinstance(error, KeyboardInterrupt):  # who ends us otherwise may not want to wait
+                    progress.say(f"interrupted; a page of what is complete: {report(run)}")
+            except (OSError, SymmlibError) as unwritten:  # such as a full disk: what ended the run is to be told
+                progress.say(f"the end of {run.path} could not be recorded: {unwritten}")
             raise
         run.finish()
     return run

@@ -24,6 +24,24 @@ def run(tmp_path) -> Run:
     return Run.create(PROFILE, reports_dir=tmp_path)
 
 
+def test_what_ended_a_step_is_told_even_where_nothing_can_be_written_any_more(run, capsys):
+    with pytest.raises(SymmlibError, match="the server died"), run.step("04_serving", {}):
+        shutil.rmtree(run.path)
+        raise SymmlibError("the server died")
+    assert "that 04_serving failed could not be recorded" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_a_run_even_where_nothing_can_be_written_any_more(tmp_path, monkeypatch, capsys):
+    def execute(run, name, parameters):
+        shutil.rmtree(run.path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.notebooks, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_profile(PROFILE, reports_dir=tmp_path)
+    assert "could not be recorded" in capsys.readouterr().out
+
+
 def test_writing_makes_directories_and_leaves_nothing_beside_the_file(tmp_path):
     write_text(tmp_path / "a" / "b" / "text", "first")
     write_text(tmp_path / "a" / "b" / "text", "second")
