@@ -101,9 +101,9 @@ def measure_numerics(
     """Measure on real ranks, in a fresh torchrun for each world size, and write what was found below `out`.
 
     Writes `results/numerics.csv`, `results/ulp_histogram.csv`, `results/special_values.csv`, and `raw/numerics/`
-    (plans, logs, rows as the ranks wrote them). A backend that is not there, raises or ends a launch costs its own
-    rows. Raises `UsageError` for what cannot be measured here, `SymmlibError` for a launch that ended of anything but a
-    backend.
+    (plans, logs, rows as the ranks wrote them); what was measured is written also when this ends early, by Ctrl-C or
+    by an error. A backend that is not there, raises or ends a launch costs its own rows. Raises `UsageError` for what
+    cannot be measured here, `SymmlibError` for a launch that ended of anything but a backend.
     """
     stall_s = patience.seconds(STALL_S) if stall_s is None else stall_s
     named = dtypes.split(",") if isinstance(dtypes, str) else list(dtypes)
@@ -119,17 +119,31 @@ def measure_numerics(
             if old.is_file():
                 old.unlink()
         rows: list[dict] = []
-        for one in first.each():
-            dtypes = tuple(plan.dtype for plan in plans)
-            plan = NumericsPlan(one.world_size, one.backends, dtypes, one.device, one_gpu, repeats)
-            rows += _launch_all(plan, raw, worker, stall_s)
-    found = _tables(rows, first, plans)
-    for name, table in ((SUMMARY, found.summary), (HISTOGRAM, found.histogram), (SPECIAL, found.special)):
-        write_csv(results / name, table)
+        try:
+            for one in first.each():
+                dtypes = tuple(plan.dtype for plan in plans)
+                plan = NumericsPlan(one.world_size, one.backends, dtypes, one.device, one_gpu, repeats)
+                _launch_all(plan, raw, worker, stall_s, rows)
+        except BaseException:
+            try:
+                _write(_tables(rows, first, plans), results)
+            except (
+                OSError,
+                SymmlibError,
+            ) as error:  # such as the full disk that ended it: told already
+                say(f"what was measured could not be written: {error}")
+            raise
+        found = _tables(rows, first, plans)
+        _write(found, results)
     if found.summary["max_ulp"].isna().all():
         reasons = "\n".join(f"  {row.backend}: {row.reason}" for row in found.summary.itertuples())
         raise SymmlibError(f"none of the backends could be measured:\n{reasons}\nLogs are in {raw}.")
     return found
+
+
+def _write(found: Numerics, results: Path) -> None:
+    for name, table in ((SUMMARY, found.summary), (HISTOGRAM, found.histogram), (SPECIAL, found.special)):
+        write_csv(results / name, table)
 
 
 def _plan(world_size, backends, dtype: str, device: str, one_gpu: bool) -> AllReducePlan:
@@ -137,10 +151,9 @@ def _plan(world_size, backends, dtype: str, device: str, one_gpu: bool) -> AllRe
     return AllReducePlan(world_size, backends, (NUMEL * 4,), dtype=dtype, launches=1, device=device, one_gpu=one_gpu)
 
 
-def _launch_all(plan: NumericsPlan, raw: Path, worker: str, stall_s: float) -> list[dict]:
-    """The rows of one world size, from as many launches as there are backends that end one, and one more."""
+def _launch_all(plan: NumericsPlan, raw: Path, worker: str, stall_s: float, rows: list[dict]) -> None:
+    """Add to `rows` those of one world size, from as many launches as there are backends that end one, and one more."""
     text = write_text(raw / f"plan-{plan.world_size}.json", plan.dumps())
-    rows: list[dict] = []
     left = list(plan.backends)
     while left:
         number = len([*raw.glob("launch-*.log")]) + 1
@@ -148,10 +161,11 @@ def _launch_all(plan: NumericsPlan, raw: Path, worker: str, stall_s: float) -> l
         files = LaunchFiles(raw, number)
         without = [name for name in plan.backends if name not in left]
         arguments = [str(text), str(number), str(raw), "--without", ",".join(without)]
-        ended, log_tail = torchrun(worker, plan.world_size, files, arguments, stall_s=stall_s, one_gpu=plan.one_gpu)
+        try:
+            ended, log_tail = torchrun(worker, plan.world_size, files, arguments, stall_s=stall_s, one_gpu=plan.one_gpu)
+        finally:
+            rows += _rows(raw / f"launch-{number}.rows.jsonl")
         now = files.reported()
-        written = raw / f"launch-{number}.rows.jsonl"
-        rows += [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
         if not ended or now.get("doing") == CLOSING:
             break
         if "backend" not in now:
@@ -162,7 +176,12 @@ def _launch_all(plan: NumericsPlan, raw: Path, worker: str, stall_s: float) -> l
         rows.append(_failed(plan, now["backend"], now.get("dtype", ""), reason))
         # Backend by backend: those before it are done, and what this one has done stands.
         left = left[left.index(now["backend"]) + 1 :]
-    return rows
+
+
+def _rows(path: Path) -> list[dict]:
+    """What a launch wrote; of a line that it was about to write when it was ended, nothing."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _failed(plan: NumericsPlan, backend: str, dtype: str, reason: str) -> dict:

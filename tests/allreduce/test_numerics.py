@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from symmlib import cli
+from symmlib.allreduce import numerics
 from symmlib.allreduce.numerics import DTYPES, measure_numerics
 from symmlib.analysis.numerics import HISTOGRAM_COLUMNS, SPECIAL_COLUMNS, SUMMARY_COLUMNS
 from symmlib.errors import UsageError
@@ -55,6 +56,22 @@ def test_our_sums_are_those_in_fp32_and_rank_order_to_the_last_bit_again_and_aga
     narrow = ours[ours.dtype != "float32"]
     assert (narrow[narrow.inputs != "cancelling"].share_nearest == 1).all()
     assert narrow.share_nearest.min() > 0.98  # where three ranks cancel, fp32 may round what is left before the end
+
+
+def test_what_was_measured_is_kept_when_somebody_presses_ctrl_c(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_FAULTS", "gloo=is killed")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+
+    def presses(line):
+        if "Going on without gloo" in line:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(numerics, "say", presses)
+    with pytest.raises(KeyboardInterrupt):
+        measure_numerics(tmp_path, backends=("host/one_shot", "gloo"), dtypes=("bfloat16",), worker="faulty_worker")
+    kept = pd.read_csv(tmp_path / "results" / "numerics.csv")
+    assert (kept.backend == "host/one_shot").sum() == 4 and (kept[kept.backend == "host/one_shot"].status == "ok").all()
+    assert len(pd.read_csv(tmp_path / "results" / "special_values.csv"))
 
 
 def test_special_values_are_as_promised(measured):
