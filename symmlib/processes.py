@@ -140,9 +140,9 @@ class ProcessGroup:
                 if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
                     halted.append(pid)
                 elif _catches(pid, STACKS):
-                    before = self._stacks()
+                    written = self.log.stat().st_size
                     os.kill(pid, STACKS)
-                    self._hear(before, deadline)  # what several write at once into one log nobody can read
+                    self._hear(written, deadline)  # what several write at once into one log nobody can read
         return f"; stopped by a signal: process {', '.join(map(str, halted))}" if halted else ""
 
     def tail(self, lines: int = 20) -> str:
@@ -159,25 +159,22 @@ class ProcessGroup:
 
         What follows a first error is mostly its consequences.
         """
-        with contextlib.suppress(OSError):
-            for line in self.log.read_text(errors="replace").splitlines():
+        with contextlib.suppress(OSError), open(self.log, errors="replace") as log:
+            for line in log:
                 if found := re.search(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*))", line):
                     return found[1].strip()[:500]
         return ""
 
-    def _hear(self, before: int, deadline: float) -> None:
-        """Wait until one process more than `before` has written its stacks, and the log grows no further."""
+    def _hear(self, written: int, deadline: float) -> None:
+        """Wait until stacks stand behind the log's first `written` bytes, and it grows no further."""
         size = -1
-        while time.monotonic() < deadline:
-            if self._stacks() > before and size == (size := self.log.stat().st_size):
-                return
-            time.sleep(0.02)
-
-    def _stacks(self) -> int:
-        """How many processes have written their stacks into the log."""
-        with contextlib.suppress(OSError):
-            return self.log.read_bytes().count(b"Current thread 0x")
-        return 0
+        with open(self.log, "rb") as log:
+            while time.monotonic() < deadline:
+                log.seek(written)
+                said = log.read()
+                if b"Current thread 0x" in said and size == (size := len(said)):
+                    return
+                time.sleep(0.02)
 
     def __enter__(self) -> "ProcessGroup":
         return self

@@ -22,7 +22,11 @@ MOST = 2**62  # what fits the integers of any reader
 DTYPES = ("bfloat16", "float16", "float32")
 MODES = ("eager", "graph")
 BUILTIN_DIR = Path(__file__).parent / "tables"
-DEFAULTS = ("cpu", "sm_90", "vllm-0.33.0")  # built-in files that together make the default; the others are asked for by name
+DEFAULTS = (
+    "cpu",
+    "sm_90",
+    "vllm-0.33.0",
+)  # built-in files that make the default; others are asked for
 
 
 @dataclass(frozen=True)
