@@ -13,7 +13,9 @@ from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import Model, find_model
 
-READY_S = {"cpu": 30, "cuda": 180}  # for a server to start: seen with the tiny model, and with 70B weights from a disk
+# For a server to start: seen with the tiny model, with 70B weights from a disk, and with random ones of 8B on one H200
+# for all but the first of each TP, which compile for a minute.
+READY_S = {"cpu": 30, "cuda": 180, "one GPU": 30}
 AROUND_S = 8  # of greedy prompts, answers after the last request, and the server's end
 
 
@@ -26,7 +28,7 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",
-        f"time      about {duration(seconds(experiment, kind))}, with {READY_S[kind]} s for each of "
+        f"time      about {duration(seconds(experiment, kind))}, with {ready_s(experiment, kind)} s for each of "
         f"{_servers(experiment)} servers to start",
         "",
     ]
@@ -35,8 +37,10 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
             f"{experiment.requests(qps)} requests at {qps:g}/s in {duration(experiment.duration_s)}"
             for qps in experiment.qps
         )
-        arms = ", then ".join(arm.name for arm in order)
-        lines.append(f"block {block}, seed {experiment.block_seed(block)}: {arms}; on each {rates}")
+        later = [arm for arm in order if experiment.is_partial(arm)]
+        arms = ", then ".join(arm.name for arm in order if arm not in later)
+        last = f", and {' and '.join(arm.name for arm in later)} after the last block" if later else ""
+        lines.append(f"block {block}, seed {experiment.block_seed(block)}: {arms}{last}; on each {rates}")
     for tp in experiment.tp:
         for arm in experiment.arms:
             lines += ["", f"# TP={tp}, {arm.name}", *_commands(experiment, model, arm, tp, kind, routing_table)]
@@ -59,8 +63,15 @@ def _lacks(experiment: ServingExperiment, kind: str) -> list[str]:
 
 def seconds(experiment: ServingExperiment, kind: str) -> float:
     """How long it takes, about."""
-    server_s = READY_S[kind] + load.warmup_s(experiment) + AROUND_S + len(experiment.qps) * experiment.duration_s
+    server_s = (
+        ready_s(experiment, kind) + load.warmup_s(experiment) + AROUND_S + len(experiment.qps) * experiment.duration_s
+    )
     return _servers(experiment) * server_s
+
+
+def ready_s(experiment: ServingExperiment, kind: str) -> int:
+    """How long a server takes to start, about."""
+    return READY_S["one GPU" if experiment.one_gpu else kind]
 
 
 def _servers(experiment: ServingExperiment) -> int:

@@ -143,6 +143,10 @@ class ServingExperiment:
         """Whether its arms differ in nothing but their names."""
         return len({dataclasses.replace(arm, name="", blocks=0) for arm in self.arms}) == 1
 
+    def is_partial(self, arm: Arm) -> bool:
+        """Whether `arm` is in some of the blocks only; it runs when all others have."""
+        return 0 < arm.blocks < self.blocks
+
     def again(self) -> list[Arm]:
         """The arms that are the baseline once more, under other names."""
         baseline, *others = sorted(self.arms, key=lambda arm: arm.name != self.baseline)

@@ -79,7 +79,7 @@ def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
         for tp in experiment.tp
         for arm in order
     ]
-    return sorted(turns, key=lambda turn: 0 < turn.arm.blocks < experiment.blocks)
+    return sorted(turns, key=lambda turn: experiment.is_partial(turn.arm))
 
 
 def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: dict) -> list[Turn]:
