@@ -63,10 +63,8 @@ def _lacks(experiment: ServingExperiment, kind: str) -> list[str]:
 
 def seconds(experiment: ServingExperiment, kind: str) -> float:
     """How long it takes, about."""
-    server_s = (
-        ready_s(experiment, kind) + load.warmup_s(experiment) + AROUND_S + len(experiment.qps) * experiment.duration_s
-    )
-    return _servers(experiment) * server_s
+    load_s = load.warmup_s(experiment) + len(experiment.qps) * experiment.duration_s
+    return _servers(experiment) * (ready_s(experiment, kind) + load_s + AROUND_S)
 
 
 def ready_s(experiment: ServingExperiment, kind: str) -> int:
