@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -217,7 +218,9 @@ def test_the_doctor_says_what_this_machine_can_run_and_why_not_the_rest(tmp_path
         assert line.split()[0] in ("ok", "no") and len(line.split()) > 2, line
 
 
-@pytest.mark.parametrize(("profile", "servers"), [("cpu", 9), ("pr20759-b200", 60), ("dummy-70b", 18)])
+@pytest.mark.parametrize(
+    ("profile", "servers"), [("cpu", 9), ("pr20759-b200", 60), ("pr20759-h200", 60), ("dummy-70b", 18)]
+)
 def test_a_dry_run_says_every_command_the_schedule_and_how_long_it_takes_and_starts_nothing(
     profile, servers, capsys, tmp_path, monkeypatch
 ):
@@ -225,8 +228,12 @@ def test_a_dry_run_says_every_command_the_schedule_and_how_long_it_takes_and_sta
     assert cli.main(["serve", "--profile", profile, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert f"each of {servers} servers to start" in said and "requests at" in said
-    assert said.count("vllm serve ") * 1 == said.count("# TP=")
-    assert "--dataset-name random" in said and "block 3, seed 3:" in said
+    arms = said.split("\n# TP=")[1:]
+    rates = len(set(re.findall(r"requests at ([\d.]+)/s", said)))
+    for commands in arms:
+        assert commands.count("vllm serve ") == 1 and commands.count("vllm bench serve ") == 1 + rates
+        assert commands.count("--seed 1 ") == rates and "--dataset-name random" in commands
+    assert "block 3, seed 3:" in said and "in another block the rates have its --seed" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -238,6 +245,7 @@ def test_a_dry_run_of_the_pull_requests_arms_shows_what_each_of_them_sets(capsys
         assert "VLLM_ALLREDUCE_USE_FLASHINFER=0" in commands[arm] and "fuse_allreduce_rms" in commands[arm]
         assert "-u SYMMLIB_ALLREDUCE" in commands[arm]
     assert "SYMMLIB_ALLREDUCE=router" in commands["symmlib router"]
+    assert "SYMMLIB_ALLREDUCE=nccl" in commands["nccl"]
     assert "VLLM_ALLREDUCE_USE_SYMM_MEM" not in commands["vllm-default"]
 
 

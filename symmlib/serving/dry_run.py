@@ -41,6 +41,8 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
         arms = ", then ".join(arm.name for arm in order if arm not in later)
         last = f", and {' and '.join(arm.name for arm in later)} after the last block" if later else ""
         lines.append(f"block {block}, seed {experiment.block_seed(block)}: {arms}{last}; on each {rates}")
+    if experiment.blocks > 1:
+        lines += ["", "Commands of block 1; in another block the rates have its --seed, and the warm-up keeps its own."]
     for tp in experiment.tp:
         for arm in experiment.arms:
             lines += ["", f"# TP={tp}, {arm.name}", *_commands(experiment, model, arm, tp, kind, routing_table)]
