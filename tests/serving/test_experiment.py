@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from symmlib import profiles
 from symmlib.errors import UsageError
 from symmlib.serving import ServingExperiment
 from symmlib.serving.arms import Arm
@@ -144,3 +145,25 @@ def test_an_arm_is_kept_as_it_was_given():
     given = {"name": "on", "all_reduce": "vllm-default", "environment": {"B": "1", "A": "2"}, "must_use": ["CUSTOM"]}
     arm = ServingExperiment(arms=["gloo", given], treatment="on").arms[1]
     assert Arm.of(arm.as_dict()) == arm and arm.as_dict()["environment"] == given["environment"]
+
+
+@pytest.mark.parametrize("profile", ["pr20759-b200", "pr20759-h200", "dummy-70b"])
+def test_the_shipped_experiments_have_the_load_and_the_arms_of_the_pull_request(profile):
+    experiment = ServingExperiment.of(profiles.load(profile).parameters["04_serving"])
+    assert (experiment.tp, experiment.qps, experiment.duration_s) == ((4, 8), (1, 5, 10), 60)
+    assert (experiment.input_len, experiment.output_len, experiment.prefix_len) == (550, 150, 200)
+    off, on, *others, router = experiment.arms
+    for arm, switch in ((off, "0"), (on, "1")):
+        assert arm.all_reduce == "vllm-default" and "fuse_allreduce_rms" in arm.server_args[1]
+        assert dict(arm.environment) == {
+            "VLLM_ALLREDUCE_USE_SYMM_MEM": switch, "VLLM_ALLREDUCE_USE_FLASHINFER": "0"
+        }  # fmt: skip
+    assert (off.must_use, off.must_not_use) == ((), ("SYMM_MEM",))
+    assert (on.must_use, on.must_not_use) == (("SYMM_MEM",), ())
+    assert off.server_args == on.server_args, "the arms differ in symmetric memory alone"
+    assert (experiment.baseline, experiment.treatment, router.all_reduce) == (off.name, router.name, "router")
+    if profile == "dummy-70b":
+        assert experiment.model == profile and not others
+    else:
+        assert experiment.model == "meta-llama/Llama-3.1-70B-Instruct"
+        assert [arm.all_reduce for arm in others] == ["nccl", "vllm-default"]
