@@ -1,6 +1,7 @@
 """What one run of the smallest profile leaves behind: everything that a run of any profile has."""
 
 import json
+import re
 
 import pandas as pd
 
@@ -37,6 +38,24 @@ def test_what_the_all_reduce_alone_would_change_stands_beside_what_was_measured(
     if (times["gloo"] > times[["host/one_shot", "host/two_shot"]].max(axis=1)).all():  # as on any CPU that is not busy
         assert (table["predicted_ms"] < 0).all()
     assert "How much of it is the all-reduce?" in (smoke_run / "index.html").read_text()
+
+
+def test_both_arms_met_one_schedule_and_the_warm_up_another(smoke_run):
+    block = smoke_run / "raw" / "serving" / "block-1"
+    planned = {
+        name: {json.loads((block / f"tp2-{arm}" / f"{name}.schedule.json").read_text())["schedule_sha256"]
+               for arm in ("gloo", "router")}
+        for name in ("warmup", "qps-4")
+    }  # fmt: skip
+    assert len(planned["qps-4"]) == len(planned["warmup"]) == 1 and planned["qps-4"] != planned["warmup"]
+    gates = pd.read_csv(smoke_run / "results" / "gates.csv")
+    for gate in ("no failed requests", "same schedule", "intended all-reduce"):  # others may find a machine too busy
+        assert set(gates.loc[gates["gate"] == gate, "status"]) == {"valid"}, gates.to_string()
+
+
+def test_the_notebook_says_where_it_was_and_how_many_requests_were_done(smoke_run):
+    said = (smoke_run / "notebooks" / "04_serving.ipynb").read_text()
+    assert re.search(r"block 1 of 1, server 2 of 2, \w+, TP=2, QPS 4: (\d+) of \1 requests", said)
 
 
 def test_greedy_answers_are_the_same_whatever_sums_them(smoke_run):

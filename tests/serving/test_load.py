@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from symmlib.errors import SymmlibError
-from symmlib.serving import load
+from symmlib.serving import ServingExperiment, load
+from symmlib.serving.model import Model
 from tests.waiting import PATIENCE_S
 
 # What `vllm bench serve` does with its bar. The last argument: whether the run ends, or is cut off in its middle.
@@ -24,6 +26,29 @@ if sys.argv[1] == "cut off":
 bar.close()
 print("Failed requests: 0\\n" * 100, flush=True)
 """
+
+
+def asked(experiment: ServingExperiment, qps: float, block: int | None, arm: str, port: int) -> list[str]:
+    """What `vllm bench serve` is asked for `arm`'s server, without where that is and how its result is called."""
+    model, url, result = Model("tiny", dummy=True, local=True), f"http://127.0.0.1:{port}", Path(arm, "qps.json")
+    arguments = load.bench_arguments(experiment, model, url, qps, block, result, {"arm": arm})
+    for option in ("--base-url", "--result-dir"):
+        at = arguments.index(option)
+        del arguments[at : at + 2]
+    return arguments[: arguments.index("--metadata")]
+
+
+def test_arms_of_a_block_are_asked_the_same_and_each_block_and_the_warm_up_of_another_seed():
+    experiment = ServingExperiment(qps=(4, 8), blocks=6, tier="standard", seed=7)
+    seeds = []
+    for block in (None, 1, 2, 3, 4, 5, 6):
+        for qps in experiment.qps:
+            one, other = asked(experiment, qps, block, "gloo", 8000), asked(experiment, qps, block, "router", 8001)
+            assert one == other and f"{qps}" == one[one.index("--request-rate") + 1]
+            assert "--ignore-eos" in one and "--max-concurrency" not in one
+            seeds.append(one[one.index("--seed") + 1])
+    assert len(set(seeds)) == 7, "rates of one block share its seed, blocks do not"
+    assert load.warmup_s(ServingExperiment(duration_s=60)) == 6
 
 
 def write_log(path, *argument, interval="1"):
