@@ -68,5 +68,7 @@ def test_an_interrupted_experiment_ends_its_servers(fault, tmp_path, number):
     running.send_signal(number)
     status = running.wait(PATIENCE_S)
     assert status != 0 and "Traceback" not in fault.said()
+    if number == signal.SIGINT:
+        assert "What is complete: " in fault.said() and "goes on from there" in fault.said(), fault.said()
     said = fault.said().strip().splitlines()[-1] if number != signal.SIGKILL else "none"
     fault.saw(said, status, "every server that was done; the same command goes on after it")
