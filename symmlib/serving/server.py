@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from symmlib.vllm_plugin import ROUTER
 HOST = "127.0.0.1"  # nothing that symmlib starts is reachable from another machine
 POLL_S = 0.2
 STARTING_GRACE_S = 3  # vLLM hears no SIGTERM while it starts, and has nothing yet to end in order
+SOCKET_PATH_BYTES = 107  # unix(7), without the zero at its end
 REPORT_S = 15  # between progress lines while a server starts
 
 
@@ -164,7 +166,12 @@ class Server:
         os.mkfifo(fifo)
         self._turn = os.open(fifo, os.O_RDWR)  # for writing too, so that neither side waits for the other to open it
         argv = [sys.executable, "-P", str(Path(__file__).with_name("standby.py")), str(fifo), str(self._imported)]
-        self._group = ProcessGroup(argv, log=log, env=env)
+        self._group = ProcessGroup(argv, log=log, env=env | self._sockets())
+
+    def _sockets(self) -> dict[str, str]:
+        """Has vLLM's processes meet in our private directory: their sockets go with it, and would stay in TMPDIR."""
+        path = f"{self._directory.name}/{uuid.uuid4()}"  # as vLLM names them
+        return {"VLLM_RPC_BASE_PATH": self._directory.name} if len(path.encode()) <= SOCKET_PATH_BYTES else {}
 
     def wait_until_imported(self, timeout_s: float) -> None:
         """Wait until its imports are done and it costs no more time before `start`; raises as `wait_until_ready`."""

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -107,6 +108,16 @@ def test_server_ranks_and_client_listen_on_the_loopback_interface_only(running):
     found = listening()
     assert ("127.0.0.1", int(running.url.rpartition(":")[2])) in found
     assert {address for address, _ in found} <= {"127.0.0.1", "::1"}, found
+
+
+def test_the_servers_processes_meet_in_a_private_directory_that_goes_with_it(running):
+    found = set()
+    for process in descendants():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {Path(one.laddr).parent for one in process.net_connections("unix") if one.laddr.startswith("/")}
+    assert found
+    for directory in found:
+        assert directory.name.startswith("symmlib-") and directory.stat().st_mode & 0o077 == 0, directory
 
 
 def test_the_server_answers_only_those_who_have_its_key_and_no_page_of_another_origin(running):
