@@ -54,8 +54,8 @@ class Gpu:
         but one wait in such a kernel, the last one may still have other work to do before it comes: so blocks that wait
         leave `SPARE` multiprocessors empty. Room beside a waiting block is not enough, because a multiprocessor divides
         its memory between cache and shared memory when it is empty only; with 3 of 4 ranks waiting on all of them, a
-        sum over a tensor never started (seen on an H200). Beside a model more
-        must be empty, and each one that they hold slows it down: they hold at most `HELD_BESIDE_A_MODEL`.
+        sum over a tensor never started (seen on an H200). Beside a model more must be empty, and each one that they
+        hold slows it down: they hold at most `HELD_BESIDE_A_MODEL`.
 
         `threads` of a block, `registers` of a thread, `shared_bytes` of a block, of 227 KiB on Hopper and Blackwell.
         """
