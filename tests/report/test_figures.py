@@ -2,6 +2,7 @@ import base64
 import html
 import io
 import itertools
+import math
 import re
 
 import pandas as pd
@@ -379,3 +380,14 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("most", [4, 5])
+@pytest.mark.parametrize(
+    "low, high", [(0.845, 1.32), (0.94, 1.04), (0.97, 1.03), (0.28, 1.2), (0.05, 1.3), (0.003, 500)]
+)
+def test_an_axis_of_ratios_has_ticks_beside_1_however_narrow_or_wide_it_is(low, high, most):
+    ticks = figures.serving._ratio_ticks(low, high, most)
+    assert 1 in ticks and 3 <= len(ticks) <= most and ticks == sorted(ticks)
+    assert low <= ticks[0] and ticks[-1] <= high
+    assert math.log(ticks[-1] / ticks[0]) > math.log(high / low) / 3, "a good part of the axis"

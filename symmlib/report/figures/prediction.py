@@ -8,7 +8,7 @@ from symmlib.analysis.explained import change_ms, headline_rows, sentences
 from symmlib.analysis.verdicts import METRICS
 from symmlib.report import style
 from symmlib.report.figures.canvas import canvas, legend_above, styled
-from symmlib.report.figures.serving import cell_words, rows_of_pairs
+from symmlib.report.figures.serving import cell_words, head_rows, rows_of_pairs
 from symmlib.report.svg import Figure
 
 BELOW = 0.3  # rows between a measured mark and the predicted one, so that both are seen where they agree
@@ -48,8 +48,7 @@ def predicted_beside_measured(prediction: pd.DataFrame, compact: bool = False) -
         axes.set_ylim(height - 0.3, -0.6)
         show_names = compact or axes is panels[0]
         axes.set_yticks(list(places.values()), [cell_words(*key[2:], rows) if show_names else "" for key in places])
-        for (baseline, treatment), place in headings.items():
-            axes.text(0, place, f"{treatment} − {baseline}", transform=axes.get_yaxis_transform(), va="center")
+        head_rows(axes, headings, "−")
         axes.grid(axis="x")
         axes.grid(False, axis="y")
         axes.set_title(f"change in {rows.statistic.iloc[0]} {metric.upper()}, ms")

@@ -16,6 +16,18 @@ from symmlib.report.svg import Figure
 PANEL_IN = 2.7
 CUT = 2.5  # times beyond the outermost marks, the axis of ratios ends
 BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.3, "linewidth": 0}  # dark enough where it is a few pixels wide
+UNCROSSED = {"facecolor": style.COLOURS["paper"][0], "edgecolor": "none", "pad": 1}  # of a text over lines
+RATIO_TICKS = (
+    [0.98, 0.99, 1, 1.01, 1.02],
+    [0.95, 1, 1.05],
+    [0.8, 0.9, 1, 1.1, 1.2],
+    [0.5, 0.7, 1, 1.4, 2],
+    [0.3, 0.5, 1, 2, 3],
+    [0.2, 0.3, 0.5, 0.7, 1, 1.5],
+    [0.1, 0.2, 0.5, 1, 2, 5, 10],
+    [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2],
+    [0.01, 0.1, 1, 10, 100],
+)
 _HOLLOW = {"markerfacecolor": style.COLOURS["paper"][0], "markeredgewidth": 1.2, "linewidth": 1}
 REFERENCE = {  # how the published arms are drawn: hollow, dotted, in colours that no arm of the same sort has
     "baseline": {"color": style.COLOURS["muted"][0], "marker": "s", "linestyle": style.DOTTED, **_HOLLOW},
@@ -127,15 +139,13 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         axes.axvline(1, color=style.COLOURS["ink"][0], linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        ticks = [tick for tick in _ratio_ticks(low, high, 4 if compact else 5)]
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_locator(FixedLocator(_ratio_ticks(low, high, 4 if compact else 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.set_ylim(height - 0.3, -0.6)
         show_names = compact or axes is panels[0]
         axes.set_yticks(list(places.values()), [cell_words(*key[2:], rows) if show_names else "" for key in places])
-        for (baseline, treatment), place in headings.items():
-            axes.text(0, place, f"{treatment} / {baseline}", transform=axes.get_yaxis_transform(), va="center")
+        head_rows(axes, headings, "/")
         axes.grid(axis="x")
         axes.grid(False, axis="y")
         axes.set_title(f"{metric.upper()} ratio")
@@ -169,6 +179,13 @@ def rows_of_pairs(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dic
             places[baseline, treatment, tp, qps] = height
         height += 1.3
     return places, headings, height
+
+
+def head_rows(axes, headings: dict[tuple[str, str], float], sign: str) -> None:
+    """Name each pair above its rows, on paper that lines do not cross."""
+    where = {"transform": axes.get_yaxis_transform(), "va": "center", "zorder": 3, "bbox": UNCROSSED}
+    for (baseline, treatment), place in headings.items():
+        axes.text(0, place, f"{treatment} {sign} {baseline}", **where)
 
 
 def cell_words(tp: float, qps: float, rows: pd.DataFrame) -> str:
@@ -216,19 +233,10 @@ def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratio_ticks(low: float, high: float, most: int) -> list[float]:
-    for ticks in (
-        [0.95, 1, 1.05],
-        [0.8, 0.9, 1, 1.1, 1.2],
-        [0.5, 0.7, 1, 1.4, 2],
-        [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5],
-        [0.1, 0.2, 0.5, 1, 2, 5, 10],
-        [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50],
-        [0.01, 0.1, 1, 10, 100],
-    ):
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if low >= ticks[0] * 0.9 and high <= ticks[-1] * 1.1 or ticks[-1] == 100:
-            return inside if len(inside) <= most else inside[inside.index(1) % 2 :: 2]
-    return [1]
+    """The ticks of an axis of ratios, 1 among them: those of `RATIO_TICKS` that reach furthest, `most` at most."""
+    inside = [[tick for tick in ticks if low <= tick <= high] for ticks in RATIO_TICKS]
+    fitting = [ticks if len(ticks) <= most else ticks[ticks.index(1) % 2 :: 2] for ticks in inside]
+    return max(fitting, key=lambda ticks: (len(ticks) > 2, ticks[-1] / ticks[0]))
 
 
 def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
