@@ -25,7 +25,8 @@ EAGER = "--enforce-eager"  # as vLLM calls it; its CPU servers always get it
 
 
 def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
-    """Write `out/results/prediction.csv` and return it (columns: `analysis.prediction.PREDICTION_COLUMNS`).
+    """Write `out/results/prediction.csv` and return it (columns: `analysis.prediction.PREDICTION_COLUMNS`, and `device`
+    where ranks shared a GPU).
 
     `allreduce_summary`: the times to predict from, by default the run's own. Raises nothing for what is missing or
     damaged: rows without a prediction say why in `note`, and where nothing was compared the table has no rows.
@@ -40,6 +41,8 @@ def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
         times = _table(Path(allreduce_summary or results / "allreduce_summary.csv"), "allreduce_summary")
         differences = analysis.measured(summary, pairs, _invalid(comparison))
         table = analysis.beside(_predicted(out / "raw", times, pairs, summary), differences)
+        if "device" in comparison:  # which only ranks that shared a GPU have there, and everything made of it says so
+            table = table.assign(device=comparison["device"].iloc[0])
     write_csv(results / NAME, table)
     return table
 

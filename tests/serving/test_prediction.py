@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from symmlib.analysis import serving as analysis
+from symmlib.analysis import words
 from symmlib.analysis.prediction import PREDICTION_COLUMNS
+from symmlib.report import figures
 from symmlib.routing import Decision
 from symmlib.routing.trace import Served, Trace
 from symmlib.runs import write_csv, write_json, write_text
@@ -69,6 +71,14 @@ def test_times_of_another_run_serve_as_well(run, tmp_path_factory):
     (run / "results" / "allreduce_summary.csv").rename(elsewhere)
     assert set(predict(run)["note"]) == {"no all-reduce was timed"}
     assert predict(run, elsewhere)["predicted_ms"].notna().all()
+
+
+def test_what_is_predicted_of_ranks_that_shared_a_gpu_says_so(run):
+    comparison = pd.read_csv(run / "results" / "comparison.csv", keep_default_na=False)
+    write_csv(run / "results" / "comparison.csv", comparison.assign(device="sm_90/one-gpu"))
+    table = predict(run)
+    assert list(table.columns) == [*PREDICTION_COLUMNS, "device"]
+    assert figures.predicted_beside_measured(table).banner == words.ONE_GPU_BANNER
 
 
 def test_without_serving_results_the_table_has_no_rows(tmp_path):
