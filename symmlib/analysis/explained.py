@@ -37,8 +37,9 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 def _explained(rows: pd.DataFrame, metric: str, baseline: str, treatment: str) -> str:
     known = rows["explained"].dropna()
+    spoken = rows if known.empty else rows.loc[known.index]
+    predicted, seen = (words.span(spoken[name], change_ms) for name in ("predicted_ms", "measured_ms"))
     if known.empty:
-        predicted, seen = (words.span(rows[name], change_ms) for name in ("predicted_ms", "measured_ms"))
         once = rows["measured_low_ms"].isna().all()
         doubt = "one block cannot tell that from chance" if once else "that may be chance"
         return (
@@ -48,6 +49,12 @@ def _explained(rows: pd.DataFrame, metric: str, baseline: str, treatment: str) -
     share = words.span(known * 100, lambda value: f"{value:.0f} %").replace(" % to", " to")
     change = f"change in {metric} between {baseline} and {treatment}"
     less = "" if len(known) == len(rows) else f" (in {len(known)} of {len(rows)} cells; elsewhere it may be chance)"
+    if (known < 0).any():
+        other = "the other way" if (known < 0).all() else "in part the other way"
+        return (
+            f"From {baseline} to {treatment}, all-reduce alone would change {metric} by {predicted}; measured: {seen}, "
+            f"{other}{less}: something else changed more."
+        )
     if known.between(0, 1.05).all():
         return f"All-reduce explains {share} of the {change}{less}."
     return f"All-reduce alone predicts {share} of the measured {change}{less}."

@@ -213,3 +213,17 @@ def test_words_say_what_the_all_reduce_explains_or_why_that_cannot_be_said():
     assert told(3, mode="graph") == [
         "No prediction for gloo and router: the servers used CUDA graphs, and their traces count no replays."
     ]
+
+
+def test_a_change_the_other_way_is_no_share_of_what_was_predicted():
+    table = prediction.beside(predicted(), prediction.measured(serving_summary(3), [PAIR]))
+    tpot = table["metric"] == "tpot"
+    turned = table.assign(
+        explained=table["explained"].where(~tpot, -0.5), measured_ms=table["measured_ms"].where(~tpot, 1.76)
+    )
+    assert explained.sentences(turned)[0] == (
+        "From gloo to router, all-reduce alone would change TPOT by −0.88 ms; measured: +1.76 ms, the other way: "
+        "something else changed more."
+    )
+    half = turned.assign(explained=turned["explained"].where(turned["qps"] == 4, 0.7))
+    assert "in part the other way" in explained.sentences(half)[0]
