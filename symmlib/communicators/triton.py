@@ -253,5 +253,20 @@ class TritonBackend:
         self._communicator.launch(self._algorithm, tensor.contiguous(), dense)
         return out if dense is out else out.copy_(dense)
 
+    def bind(self, dtype: torch.dtype, numel: int) -> base.Launch:
+        """See `base.bind`. Of most tensors that a model reduces, a call looks at what dtype and length leave open."""
+        communicator, algorithm = self._communicator, self._algorithm
+        fits = self.support and dtype in DTYPES and 0 < numel * dtype.itemsize <= algorithm.max_bytes
+
+        def launch(tensor: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor | None:
+            usual = fits and tensor.is_contiguous() and tensor.device == communicator.device
+            if not usual or (out is not None and out is not tensor):
+                return self.all_reduce(tensor, out=out) if self.supports(tensor) else None
+            out = torch.empty_like(tensor) if out is None else out
+            communicator.launch(algorithm, tensor, out)
+            return out
+
+        return launch
+
     def close(self) -> None:
         self._communicator.close()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from symmlib.communicators import symm_mem, triton
+from symmlib.communicators import base, symm_mem, triton
 from symmlib.communicators.gpu import HELD_BESIDE_A_MODEL, SPARE, Gpu, common, one_stream, peer_support
 
 H200 = Gpu("NVIDIA H200", (9, 0), 132)
@@ -98,6 +98,34 @@ def test_every_message_is_covered_by_shares_that_fit_their_regions(algorithm, gp
             assert (blocks - 1) * share < numel <= blocks * share, "no block is idle, no element left out"
             assert share % (triton.UNIT * world_size) == 0
             assert share * itemsize <= region
+
+
+class Doubles:
+    """A communicator of two ranks with the same input, on the CPU; everything around the kernels is as on a GPU."""
+
+    device, support = torch.device("cpu"), base.YES
+    check = triton.TritonCommunicator.check
+
+    def launch(self, algorithm, tensor, out):
+        assert tensor.is_contiguous() and out.is_contiguous()
+        torch.add(tensor, tensor, out=out)
+
+
+@pytest.mark.parametrize("algorithm", [triton.ONE_SHOT, triton.TWO_SHOT])
+def test_a_backend_bound_to_a_length_serves_what_it_serves_by_itself(algorithm):
+    backend, numel = triton.TritonBackend(algorithm, Doubles()), 4096
+    launch = base.bind(backend, torch.bfloat16, numel)
+    plain = torch.arange(numel, dtype=torch.float32).remainder(100).bfloat16()
+    strided, out = plain.repeat_interleave(2)[::2], torch.empty_like(plain)
+    assert torch.equal(launch(plain, None), plain * 2) and torch.equal(launch(strided, None), plain * 2)
+    assert launch(plain, out) is out and torch.equal(out, plain * 2)
+    wide = torch.empty(2 * numel, dtype=torch.bfloat16)[::2]
+    assert launch(plain, wide) is wide and torch.equal(wide, plain * 2)
+    itself = plain.clone()
+    assert launch(itself, itself) is itself and torch.equal(itself, plain * 2)
+    too_long = torch.empty(algorithm.max_bytes // 2 + 16, dtype=torch.bfloat16)
+    assert base.bind(backend, torch.bfloat16, too_long.numel())(too_long, None) is None
+    assert base.bind(backend, torch.int32, 16)(torch.empty(16, dtype=torch.int32), None) is None
 
 
 @pytest.mark.parametrize("capability", [90, 100])
