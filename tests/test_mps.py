@@ -68,8 +68,11 @@ def test_one_that_does_not_quit_is_ended(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_it_ends_with_the_process_that_asked_for_it(tmp_path, number):
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from symmlib.mps import mps\n"
-        "with mps(sys.argv[1]): print('up', flush=True); signal.pause()"
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from symmlib.mps import mps\n"
+        "with mps(sys.argv[1]):\n"
+        "    print('up', flush=True)\n"
+        "    while True: time.sleep(0.05)"  # signal.pause() would sleep through a signal that came just before it
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asking:
