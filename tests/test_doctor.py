@@ -3,8 +3,8 @@
 import pytest
 
 from symmlib import doctor, profiles
-from symmlib.backends import BACKENDS
-from symmlib.machine import Machine
+from symmlib.backends import BACKENDS, runs_on_cpu
+from symmlib.machine import GPUS, SHARING, Machine
 
 H200 = {"name": "NVIDIA H200", "memory_mib": "143771", "compute_capability": "9.0", "driver": "580.65.06"}
 B200 = {"name": "NVIDIA B200", "memory_mib": "183359", "compute_capability": "10.0", "driver": "580.65.06"}
@@ -71,8 +71,35 @@ def test_a_node_runs_every_gpu_backend_and_can_share_one_of_its_gpus_too():
     assert runs(Machine([B200] * 8, torch="2.13.0")) == GPU_BACKENDS - {"vllm/custom", "vllm/flashinfer"}
     assert runs(Machine([A100] * 8, **GPU_STACK)) == {"nccl", "nccl/symmetric", "vllm/custom", "vllm/flashinfer"}
     runnable = {name for name in profiles.names() if doctor._profile(name, node, []).ok}
-    assert runnable == {"b200-tp2", "b200-tp4", "b200-tp8", "one-gpu"}
+    assert runnable == set(GPUS) | {"one-gpu"}
     assert doctor._profile("cpu", node, []).reason == "runs vLLM's CPU build, which this environment lacks"
+    serving = doctor._profile("one-gpu-serving", node, [])
+    assert (serving.ok, serving.reason) == (False, "needs vLLM 0.24.0; here is 0.32.0")
+    assert doctor._profile("one-gpu-serving", Machine([H200], mps=True, torch="2.11.0", vllm="0.24.0"), []).ok
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_profile_is_taken_to_need_the_gpus_that_its_parameters_name(name):
+    steps = profiles.load(name).parameters
+    ranks = steps["02_allreduce"]["world_size"]
+    largest = max([ranks] if isinstance(ranks, int) else ranks)
+    largest = max([largest, *steps.get("04_serving", {}).get("tp", []), *steps.get("05_accuracy", {}).get("tp", [])])
+    on_cpu = any(map(runs_on_cpu, steps["02_allreduce"]["backends"]))
+    assert (name in SHARING) == steps["02_allreduce"]["one_gpu"]
+    assert GPUS.get(name, 0) == (0 if on_cpu or name in SHARING else largest)
+    if name in GPUS:
+        node = Machine([H200] * (largest - 1), mps=True, **GPU_STACK)
+        assert doctor._profile(name, node, []).reason == f"needs {largest} GPUs; here are {largest - 1}"
+
+
+def test_all_reduces_alone_need_no_vllm():
+    node = Machine([H200] * 8, torch="2.11.0+cu130")
+    lacking = [doctor.Check("software", name, False, needed=True) for name in ("vllm", "vLLM plug-in")]
+    assert doctor._profile("nvlink-8", node, lacking).ok
+    assert doctor._profile("b200-tp8", node, lacking).reason == "missing: vllm, vLLM plug-in"
+    assert doctor._profile("nvlink-8", node, [doctor.Check("software", "torch", False, needed=True)]).reason == (
+        "missing: torch"
+    )
 
 
 def test_one_gpu_needs_no_vllm_and_every_other_profile_does(monkeypatch):

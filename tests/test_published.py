@@ -1,10 +1,15 @@
 """What is committed as measured follows from the samples committed beside it, and the claims made of it hold."""
 
+import dataclasses
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
 from symmlib.allreduce import read_results
 from symmlib.analysis.allreduce import against
+from symmlib.cli import main
 from symmlib.routing import RoutingTable
 from symmlib.routing.derive import derive
 from symmlib.runs import PROJECT
@@ -40,12 +45,33 @@ def test_routes_are_those_that_the_samples_support(run):
             assert one.max_bytes == pytest.approx(other.max_bytes, rel=0.01)
 
 
-def test_the_built_in_table_of_hopper_is_what_two_linked_h200_support():
+def test_the_built_in_table_of_hopper_is_what_two_linked_h200_support(tmp_path):
+    run = PROJECT / "reports" / "published" / "2026-11-24-h200-x2-nvlink"
+    assert main(["routes", "derive", str(run), "--out", str(tmp_path / "routing.toml")]) == 0
+    (derived,) = RoutingTable.load(tmp_path / "routing.toml").tables
     (builtin,) = RoutingTable.builtin("sm_90").tables
-    (derived,) = RoutingTable.load(PROJECT / "reports/published/2026-11-24-h200-x2-nvlink/routing.toml").tables
-    assert builtin.key == derived.key and builtin.routes == derived.routes
     assert derived.source in builtin.source
-    assert RoutingTable.builtin().find(device="sm_90", world_size=2, dtype="bfloat16", mode="graph", multicast=False)
+    assert dataclasses.replace(builtin, source=derived.source) == derived
+
+
+def test_the_built_in_table_of_hopper_serves_what_was_measured_and_nothing_else():
+    known = {"device": "sm_90", "world_size": 2, "dtype": "bfloat16", "mode": "graph", "multicast": False}
+    table = RoutingTable.builtin()
+    assert [route.backend for route in table.find(**known).routes] == ["triton/one_shot", "triton/two_shot"]
+    for other in ({"mode": "eager"}, {"dtype": "float16"}, {"dtype": "float32"}, {"world_size": 4}, {"world_size": 8}):
+        assert table.find(**known | other) is None
+    assert table.find(**known | {"multicast": True}).source.startswith("vLLM 0.33.0")
+    assert table.find(**known | {"device": "sm_90/one-gpu"}) is None
+
+
+def test_the_tables_of_the_page_on_nvlink_follow_from_the_samples():
+    page = (PROJECT / "docs" / "nvlink.md").read_text()
+    script = [sys.executable, str(PROJECT / "scripts" / "nvlink_tables.py")]
+    printed = subprocess.run(script, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    tables = printed.strip().split("\n\n")
+    assert len(tables) == page.count("\n|---|") == 4
+    for table in tables:
+        assert table in page
 
 
 def test_our_kernels_on_a_shared_h200_are_as_much_faster_than_vllms_way_as_the_readme_says():
