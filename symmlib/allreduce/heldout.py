@@ -84,6 +84,7 @@ def check(path: Path, results, out: Path, *, launches: int = 3) -> HeldOut:
         routing_table=str(Path(path).resolve()),
         misaligned=True,
         one_gpu=first.device.endswith(ONE_GPU),
+        beside_a_model=results.beside_a_model,
     )
     summary = measure(plan, Path(out) / "check")
     samples = timed(pd.read_csv(Path(out) / "check" / "results" / "allreduce.csv"), summary)

@@ -36,7 +36,8 @@ class AllReducePlan:
     On a CPU an iteration is one all-reduce. On GPUs it is one replay of a CUDA graph of several all-reduces (in mode
     "eager" as many calls), and its sample is the mean over that replay: one alone is too short for a GPU's clock.
     `one_gpu`: all ranks run on the first GPU, under NVIDIA MPS; its memory stands in for NVLink, so such times hold for
-    no node.
+    no node. `beside_a_model`, with it: our kernels hold no more of the GPU than where ranks also compute a model on it
+    (`gpu.Gpu`), as those do that are to be routed in vLLM.
 
     `refine_s`: seconds that may be spent, after that and for each world size, on sizes around bounds that are not known
     within half an octave.
@@ -59,6 +60,7 @@ class AllReducePlan:
     routing_table: str = ""
     misaligned: bool = False
     one_gpu: bool = False
+    beside_a_model: bool = False
 
     def __post_init__(self):
         known = [*BACKENDS, ROUTER] if self.routing_table else [*BACKENDS]
@@ -70,8 +72,11 @@ class AllReducePlan:
                 raise unknown(key, getattr(self, key), valid)
         if self.mode == "graph" and self.device == "cpu":
             raise UsageError("mode 'graph' means CUDA graphs, which need a GPU; on device 'cpu' choose mode 'eager'.")
-        if not isinstance(self.one_gpu, bool):
-            raise UsageError(f"one_gpu {self.one_gpu!r} is neither true nor false.")
+        for key in ("one_gpu", "beside_a_model"):
+            if not isinstance(getattr(self, key), bool):
+                raise UsageError(f"{key} {getattr(self, key)!r} is neither true nor false.")
+        if self.beside_a_model and not self.one_gpu:
+            raise UsageError("beside_a_model changes nothing where each rank has its own GPU. Give one_gpu as well.")
         if self.one_gpu and self.device == "cpu":
             on_cpu = ", ".join(filter(runs_on_cpu, self.backends)) or "device 'cpu'"
             raise UsageError(

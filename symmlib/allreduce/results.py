@@ -15,17 +15,20 @@ from symmlib.progress import say
 from symmlib.runs import Run, latest_run
 
 SAMPLES, SUMMARY = "allreduce.csv", "allreduce_summary.csv"
+PLAN = Path("raw") / "allreduce" / "plan.json"
 QUICK = AllReducePlan(2, "gloo,host/one_shot,host/two_shot", "1KiB:4MiB:x4", launches=2)
 
 
 @dataclass(frozen=True)
 class Results:
     """`summary` as `measure` returns it, the `timed` samples (see `analysis.allreduce.timed`) that count, and the
-    `source` as a routing table names it. Of several directories the summaries stand below each other."""
+    `source` as a routing table names it. Of several directories the summaries stand below each other.
+    `beside_a_model`: whether all were measured so (`AllReducePlan`); what keeps no plan was not."""
 
     summary: pd.DataFrame
     timed: pd.DataFrame
     source: str
+    beside_a_model: bool = False
 
 
 def read_results(paths: list[Path]) -> Results:
@@ -43,7 +46,8 @@ def read_results(paths: list[Path]) -> Results:
         samples.append(these.assign(launch=these["launch"] + launches))
         launches = int(max(samples[-1]["launch"].max(), launches)) if len(these) else launches
     names = ", ".join(_source(Path(path)) for path in paths)
-    return Results(pd.concat(summaries, ignore_index=True), pd.concat(samples, ignore_index=True), names)
+    summary, these = (pd.concat(tables, ignore_index=True) for tables in (summaries, samples))
+    return Results(summary, these, names, all(_plan(Path(path)).get("beside_a_model") for path in paths))
 
 
 def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -97,6 +101,13 @@ def results_for(run: Run) -> Results:
     elif found.id != run.id:
         say(f"reading the measurements of run {found.id}")
     return read_results([found.path])
+
+
+def _plan(path: Path) -> dict:
+    try:
+        return dict(json.loads((path / PLAN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _source(path: Path) -> str:

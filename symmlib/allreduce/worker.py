@@ -104,13 +104,15 @@ class Launch:
     def _open(self) -> dict:
         """The plan's backends by name. With a router its own are measured, so that it is compared with the very same
         memory: where that lies differs from one communicator to the next, and by more than the router takes."""
-        opened = {}
+        opened, beside = {}, self.plan.beside_a_model
         if ROUTER in self.names:
             table = RoutingTable.load(self.plan.routing_table)
-            router = Router(dist.group.WORLD, table, device=self.device, mode=self.plan.mode)
+            router = Router(dist.group.WORLD, table, device=self.device, mode=self.plan.mode, beside_a_model=beside)
             opened = {**router.backends, ROUTER: router}
         missing = [name for name in self.names if name not in opened]
-        opened |= open_backends(missing, dist.group.WORLD, self.device, host_timeout_s=HOST_TIMEOUT_S)
+        opened |= open_backends(
+            missing, dist.group.WORLD, self.device, host_timeout_s=HOST_TIMEOUT_S, beside_a_model=beside
+        )
         return {name: opened[name] for name in self.names}
 
     def _measure(self, size: int) -> None:

@@ -18,6 +18,8 @@ def add(commands) -> None:
     command.add_argument("--refine", type=float, default=0, metavar="SECONDS", help="time for further sizes around "
                          "bounds that are not known well (default 0)")  # fmt: skip
     command.add_argument("--one-gpu", action="store_true", help="all ranks share one GPU, under NVIDIA MPS")
+    command.add_argument("--beside-a-model", action="store_true", help="with --one-gpu: hold no more of the GPU than "
+                         "in vLLM, whose ranks compute on it, too")  # fmt: skip
     add_out(command)
 
 
@@ -34,6 +36,7 @@ def allreduce(arguments) -> int:
         "launches": arguments.launches,
         "refine_s": arguments.refine,
         "one_gpu": arguments.one_gpu,
+        "beside_a_model": arguments.beside_a_model,
     }
     plan = AllReducePlan(**parameters, device=arguments.device)
     with output(arguments.out, "allreduce", {"02_allreduce": parameters}) as out:

@@ -8,6 +8,7 @@ import pytest
 from symmlib.allreduce import heldout
 from symmlib.allreduce.heldout import COST_BYTES, check
 from symmlib.allreduce.measure import measure
+from symmlib.allreduce.results import Results
 from symmlib.errors import UsageError
 from symmlib.routing import Route, RoutingTable, Table
 from symmlib.routing.derive import derive
@@ -32,7 +33,7 @@ def test_every_world_size_of_a_table_is_checked_for_real(tmp_path, monkeypatch):
     shorter = {"rounds": 5, "iterations": 5}  # three ranks take turns on two cores, for milliseconds each
     monkeypatch.setattr(heldout, "measure", lambda plan, out: measure(dataclasses.replace(plan, **shorter), out))
     level = timed("cpu", (2, 3), {"host/one_shot": 1, "host/two_shot": 1}, "eager")  # so that both are measured again
-    results = type("Results", (), {"timed": level})
+    results = Results(None, level, "a test")
     derive(level, source="a test").save(tmp_path / "routing.toml")
     checked = check(tmp_path / "routing.toml", results, tmp_path, launches=1)
     assert checked.regret.groupby("world_size")["bytes"].nunique().ge(3).to_dict() == {2: True, 3: True}
@@ -42,8 +43,13 @@ def test_every_world_size_of_a_table_is_checked_for_real(tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "results" / "regret.csv").shape == checked.regret.shape
 
 
-@pytest.mark.parametrize(("device", "one_gpu"), [("sm_90/one-gpu", True), ("sm_90", False)])
-def test_ranks_share_a_gpu_in_the_check_if_they_did_in_the_measurement(tmp_path, monkeypatch, device, one_gpu):
+@pytest.mark.parametrize(
+    ("device", "one_gpu", "beside_a_model"),
+    [("sm_90/one-gpu", True, True), ("sm_90/one-gpu", True, False), ("sm_90", False, False)],
+)
+def test_ranks_share_a_gpu_in_the_check_as_they_did_in_the_measurement(
+    tmp_path, monkeypatch, device, one_gpu, beside_a_model
+):
     plans = []
 
     def measure(plan, out):
@@ -54,11 +60,12 @@ def test_ranks_share_a_gpu_in_the_check_if_they_did_in_the_measurement(tmp_path,
     routes = (Route(None, "triton/one_shot"),)
     tables = [Table(device, ranks, "bfloat16", "graph", False, "a test", routes) for ranks in (2, 4, 8)]
     RoutingTable(tuple(tables)).save(tmp_path / "routing.toml")
-    results = type("Results", (), {"timed": timed(device)})
+    results = Results(None, timed(device), "a test", beside_a_model)
     with pytest.raises(UsageError, match="no GPU here"):
         check(tmp_path / "routing.toml", results, tmp_path)
     (plan,) = plans
-    assert (plan.world_size, plan.device, plan.mode, plan.one_gpu) == ((2, 4), "cuda", "graph", one_gpu)
+    assert (plan.world_size, plan.device, plan.mode) == ((2, 4), "cuda", "graph")
+    assert (plan.one_gpu, plan.beside_a_model) == (one_gpu, beside_a_model)
     assert plan.backends == ("triton/one_shot", "router")
 
 
@@ -75,4 +82,4 @@ def test_a_table_for_another_device_is_none_for_what_was_measured(tmp_path):
     table = Table("cpu", 2, "bfloat16", "graph", False, "a test", (Route(None, "gloo"),))
     RoutingTable((table,)).save(tmp_path / "routing.toml")
     with pytest.raises(UsageError, match="has no table for what was measured: .*sm_90/one-gpu"):
-        check(tmp_path / "routing.toml", type("Results", (), {"timed": timed()}), tmp_path)
+        check(tmp_path / "routing.toml", Results(None, timed(), "a test"), tmp_path)

@@ -49,6 +49,8 @@ def test_several_world_sizes_are_one_plan_each():
         ({"one_gpu": True}, "but the host's memory is where gloo works. Leave one_gpu out, or name GPU backends"),
         ({"backends": "nccl", "device": "cpu", "one_gpu": True}, "but the host's memory is where device 'cpu' works"),
         ({"one_gpu": 1}, "one_gpu 1 is neither true nor false"),
+        ({"beside_a_model": "no"}, "beside_a_model 'no' is neither true nor false"),
+        ({"backends": "triton/one_shot", "beside_a_model": True}, "where each rank has its own GPU. Give one_gpu"),
         ({"backends": ["glo"]}, "unknown backend 'glo'. Did you mean 'gloo'"),
         ({"backends": "gloo,gloo"}, "named twice"),
         ({"backends": []}, "no backends"),

@@ -5,10 +5,10 @@ import gzip
 import pandas as pd
 import pytest
 
-from symmlib.allreduce import read_results, results_for
+from symmlib.allreduce import AllReducePlan, read_results, results_for
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.profiles import Profile
-from symmlib.runs import Run, write_csv
+from symmlib.runs import Run, write_csv, write_text
 
 POINT = {"backend": "gloo", "world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": 1024}
 
@@ -49,6 +49,17 @@ def test_a_run_whose_own_measuring_failed_never_takes_another_runs_numbers(tmp_p
         raise RuntimeError("ranks fell over")
     with pytest.raises(SymmlibError, match="02_allreduce left no allreduce_summary.csv"):
         results_for(mine)
+
+
+def test_measurements_are_beside_a_model_if_all_their_plans_say_so(tmp_path):
+    plan = AllReducePlan(2, "triton/one_shot", "1KiB", one_gpu=True, beside_a_model=True)
+    for name, text in (("a", plan.dumps()), ("b", plan.dumps()), ("damaged", "[1]"), ("none", None)):
+        write_results(tmp_path / name, 1.0)
+        if text:
+            write_text(tmp_path / name / "raw" / "allreduce" / "plan.json", text)
+    assert read_results([tmp_path / "a", tmp_path / "b"]).beside_a_model
+    assert not read_results([tmp_path / "a", tmp_path / "none"]).beside_a_model
+    assert not read_results([tmp_path / "damaged"]).beside_a_model
 
 
 def test_several_directories_are_read_as_one_with_their_launches_told_apart(tmp_path):
