@@ -9,17 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WAIT_MS
 
-QUICK = """
-world_size: int | list[int] = 2  # ranks
-backends: list[str] = ["gloo", "host/one_shot", "vllm/shm"]
-sizes: str = "4KiB,64KiB"
-dtype: str = "bfloat16"
-mode: str = "eager"
-launches: int = 1
-refine_s: float = 0
-one_gpu: bool = False
-run_dir: str = ""
-"""
+QUICK = {"backends": ["gloo", "host/one_shot", "vllm/shm"], "sizes": "4KiB,64KiB", "launches": 1}
 
 
 @pytest.fixture
@@ -42,9 +32,13 @@ def copies(lab_server) -> Path:
     return Path(lab_server["root_dir"]) / "lab"
 
 
-def set_parameters(notebook: Path, text: str) -> None:
+def set_parameters(notebook: Path, settings: dict) -> None:
+    """Write `settings` into the cell of parameters, as somebody who types does; the others stay as they are."""
     content = nbformat.read(notebook, as_version=4)
-    next(cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])).source = text.strip()
+    cell = next(cell for cell in content.cells if "parameters" in cell.metadata.get("tags", []))
+    for name, value in settings.items():
+        cell.source, found = re.subn(rf"^({name}: [^=]+) = .*$", rf"\1 = {value!r}", cell.source, flags=re.M)
+        assert found == 1, f"no parameter {name} in {notebook.name}"
     nbformat.write(content, notebook)
 
 
