@@ -21,6 +21,10 @@ import psutil
 from symmlib.errors import SymmlibError, UsageError
 
 STACKS = signal.SIGUSR1  # on which our processes write their Python stacks (faulthandler.register)
+COMPILES_AGAIN = "PYTHONDONTWRITEBYTECODE"
+"""Many images set this and come without bytecode: each rank and each process of a server would then compile all that it
+imports, 21 s of CPU where 9 do (docs/serving-experiments.md). So the first one may keep it for the others.
+"""
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
@@ -28,7 +32,8 @@ class ProcessGroup:
     """A command and everything it starts, running from construction until its own end or `end()`.
 
     `argv`: the command; its output and error stream both go to the file `log` (made anew, with its directories).
-    `env`: changes to this process's environment; a value of None takes a variable away.
+    `env`: changes to this process's environment; a value of None takes a variable away. PYTHONDONTWRITEBYTECODE is
+    taken away in any case (`COMPILES_AGAIN`).
     `cwd`: where it runs; here by default.
     `pid` is the command's process id, and that of its process group.
 
@@ -46,7 +51,7 @@ class ProcessGroup:
     ):
         self.argv = [str(part) for part in argv]
         self.log = Path(log)
-        environment = {**os.environ, **(env or {})}
+        environment = {**os.environ, **(env or {}), COMPILES_AGAIN: None}
         environment = {name: str(value) for name, value in environment.items() if value is not None}
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from symmlib.errors import SymmlibError, UsageError
-from symmlib.processes import ProcessGroup
+from symmlib.processes import COMPILES_AGAIN, ProcessGroup
 from tests.waiting import PATIENCE_S
 
 # A command that starts a grandchild in a session of its own, as torchrun does with its workers, and prints both ids.
@@ -72,6 +72,14 @@ def test_the_environment_is_changed_not_replaced(tmp_path, monkeypatch):
     with ProcessGroup(python(code), log=tmp_path / "log", env=env) as group:
         group.wait(PATIENCE_S)
     assert group.tail() == "1 None 2"
+
+
+def test_what_a_command_imports_is_compiled_once_even_where_an_image_forbids_to_keep_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(COMPILES_AGAIN, "1")
+    (tmp_path / "imported.py").touch()
+    with ProcessGroup(python("import imported"), log=tmp_path / "log", env={"PYTHONPATH": str(tmp_path)}) as group:
+        group.wait(PATIENCE_S)
+    assert list((tmp_path / "__pycache__").glob("imported.*.pyc"))
 
 
 def test_leaving_the_context_ends_children_that_made_their_own_session(tmp_path):

@@ -43,7 +43,7 @@ def brief(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) 
     if valid.empty:  # then there is nothing to be certain of
         return Brief("No verdict: every cell is invalid", "", "invalid")
     if (valid.tier == "smoke").all():
-        return Brief("Smoke run: no verdict", f"no verdict: {words.blocks(valid)}")
+        return Brief("No verdict yet: fewer than three blocks", f"no verdict: {words.blocks(valid)}")
     lead = leading_pair(valid)
     verdicts = set(_weightiest(lead).verdict)
     certain = f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
@@ -157,7 +157,7 @@ def _serving_sentences(rows: pd.DataFrame, gates: pd.DataFrame | None) -> list[s
     lead = leading_pair(valid)
     others = [pair for pair in _pairs(valid) if _pair(pair)[0] == _pair(lead)[0] and _pair(pair) != _pair(lead)]
     if (valid.tier == "smoke").all():
-        lines = [_smoke_sentence(lead)]
+        lines = [_sentence_of_few_blocks(lead)]
     else:
         lines = _lead_sentences(lead) + [_peer_sentence(arm, lead, valid) for arm in others]
     if not void.empty:
@@ -300,11 +300,11 @@ def _ratios(rows: pd.DataFrame) -> str:
     )
 
 
-def _smoke_sentence(rows: pd.DataFrame) -> str:
+def _sentence_of_few_blocks(rows: pd.DataFrame) -> str:
     baseline, treatment = _pair(rows)
     return (
-        f"Tier smoke ({words.blocks(rows)}) shows that every part works; it gives no verdict. Seen so far, "
-        f"{_the(treatment)} against {baseline}: {_ratios(rows)}. For a verdict run three blocks or more (profile cpu)."
+        f"Seen so far in {words.blocks(rows)}, {_the(treatment)} against {baseline}: {_ratios(rows)}. So few show that "
+        "every part works; a verdict needs three blocks or more."
     )
 
 

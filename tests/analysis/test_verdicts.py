@@ -85,9 +85,9 @@ def test_a_gain_per_token_that_costs_the_first_token_is_said_so():
 def test_a_smoke_run_gives_no_verdict_and_says_how_many_blocks_it_has(blocks, words):
     rows = [compared(tier="smoke", blocks=blocks, ci_low=math.nan, ci_high=math.nan, verdict="none")]
     (sentence,) = said(*rows)
-    assert "no verdict" in sentence and "TPOT ratio 0.19" in sentence and f"({words})" in sentence
+    assert "a verdict needs three blocks" in sentence and "TPOT ratio 0.19" in sentence and f"in {words}," in sentence
     assert "Use SYMMLIB" not in sentence
-    assert verdicts.headline(pd.DataFrame(rows)) == "Smoke run: no verdict"
+    assert verdicts.headline(pd.DataFrame(rows)) == "No verdict yet: fewer than three blocks"
     assert verdicts.certainty(pd.DataFrame(rows)) == f"no verdict: {words}"
 
 

@@ -219,7 +219,7 @@ def test_where_nothing_ran_the_figure_says_so(allreduce_summary, comparison):
 
 def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
     once = comparison.assign(tier="smoke", blocks=1, ci_low=float("nan"), ci_high=float("nan"))
-    assert "seen in 1 block of tier smoke: no interval and no verdict" in figures.effects(once).finding
+    assert "seen in 1 block: no interval and no verdict" in figures.effects(once).finding
     assert "seen in 2 blocks" in figures.effects(once.assign(blocks=2)).finding
 
 

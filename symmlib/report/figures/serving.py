@@ -257,6 +257,6 @@ def _effect_words(rows: pd.DataFrame) -> tuple[str, str]:
 
 def _outcome(rows: pd.DataFrame) -> str:
     if (rows.tier == "smoke").all():
-        return f"seen in {words.blocks(rows)} of tier smoke: no interval and no verdict"
+        return f"seen in {words.blocks(rows)}: no interval and no verdict"
     told = tally(rows.verdict, unit=" comparisons")
     return told if " of " in told else f"{told} in all {len(rows)} comparisons"
