@@ -19,8 +19,7 @@ BACKENDS: dict[str, str] = {
     "vllm/symm_mem": "vLLM's use of PyTorch symmetric memory",
     "vllm/flashinfer": "vLLM's use of FlashInfer's all-reduce",
 }
-
-
+ONE_GPU = "/one-gpu"  # ends a `device` where ranks share a GPU: what is measured there holds for no node
 # Those that sum every element in the order of ranks, wherever in a message it stands.
 FIXED_ORDER = ("triton/one_shot", "triton/two_shot", "host/one_shot", "host/two_shot")
 

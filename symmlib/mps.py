@@ -2,7 +2,7 @@
 
 Ranks wait for each other inside their kernels. Without MPS the GPU gives one process after the other a slice of time,
 and every wait takes a round of slices: 9 ms an all-reduce of 2 ranks on an H200, with MPS microseconds.
-`symmlib.allreduce` starts the ranks of a one-GPU plan under it; `doctor` asks whether it is there.
+Ranks of a one-GPU plan and servers of a one-GPU experiment run under it; `doctor` asks whether it is there.
 """
 
 import contextlib
@@ -79,8 +79,8 @@ def mps(directory: Path) -> Iterator[dict[str, str]]:
 def _all_gpus() -> dict[str, None]:
     """MPS counts the GPUs that it may use from 0 again, so a client's numbers would name others than it meant
     (NVIDIA's MPS guide on CUDA_VISIBLE_DEVICES): it gets all of them, unless they are named by their UUIDs."""
-    numbered = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "").strip().isdigit()
-    return {"CUDA_VISIBLE_DEVICES": None} if numbered else {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return {"CUDA_VISIBLE_DEVICES": None} if all(name.strip().isdigit() for name in named) else {}
 
 
 def _wait_for_answer(control: ProcessGroup, environment: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ COMPILES_AGAIN = "PYTHONDONTWRITEBYTECODE"
 """Many images set this and come without bytecode: each rank and each process of a server would then compile all that it
 imports, 21 s of CPU where 9 do (docs/serving-experiments.md). So the first one may keep it for the others.
 """
+STILL_LOOKS = 10  # at a log of the same size, 20 ms apart: on a busy machine a process is interrupted while it writes
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
@@ -171,14 +172,14 @@ class ProcessGroup:
         return ""
 
     def _hear(self, written: int, deadline: float) -> None:
-        """Wait until stacks stand behind the log's first `written` bytes, and it grows no further."""
-        size = -1
+        """Wait until stacks stand behind the log's first `written` bytes, and it has stopped to grow."""
+        size, looks = -1, 0
         with open(self.log, "rb") as log:
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and looks < STILL_LOOKS:
                 log.seek(written)
                 said = log.read()
-                if b"Current thread 0x" in said and size == (size := len(said)):
-                    return
+                looks = looks + 1 if b"Current thread 0x" in said and size == len(said) else 0
+                size = len(said)
                 time.sleep(0.02)
 
     def __enter__(self) -> "ProcessGroup":

@@ -14,23 +14,34 @@ from importlib import metadata
 
 from symmlib.errors import SymmlibError
 
-ONE_GPU = "SYMMLIB_ONE_GPU"
+VARIABLE = "SYMMLIB_ONE_GPU"
 KNOWN = ("0.24.0",)  # served at TP=2 and 4 on one H200 with torch 2.11, CUDA graphs and torch.compile on
 RANKS = 8  # of one host, at most
-ALL_GATHER_BYTES = 64 << 20  # of a rank's part: 64 requests times 128256 logits in float32, at TP=2, are half of it
-# Of a server whose ranks share a GPU, besides `launches.SHARED_GPU`.
+ALL_GATHER_BYTES = 64 << 20  # of a rank's part: 64 requests times its half of 128256 logits, in float32, are a quarter
+# Of a server whose ranks share a GPU, besides `mps.SHARED_GPU`.
 ENVIRONMENT = {
-    ONE_GPU: "1",
+    VARIABLE: "1",
     "VLLM_DISABLE_PYNCCL": "1",  # NCCL refuses two ranks on one GPU
     "VLLM_ALLREDUCE_USE_FLASHINFER": "0",  # maps the memory of peers' GPUs, and a rank has none
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "2",  # else each rank would start a thread for every core of the host
 }
 ARGUMENTS = ("--disable-custom-all-reduce",)  # likewise
 
 
 def is_on() -> bool:
     """Whether this process is of a server whose ranks share a GPU."""
-    return os.environ.get(ONE_GPU) == "1"
+    return os.environ.get(VARIABLE) == "1"
+
+
+def why_not() -> str:
+    """Why ranks cannot share a GPU in the vLLM that is installed; empty if they can."""
+    version = metadata.version("vllm")
+    if version in KNOWN:
+        return ""
+    return (
+        f"this is vLLM {version}, and ranks on one GPU are known to work with vLLM {', '.join(KNOWN)}. "
+        "Install that one, or use a GPU for each rank."
+    )
 
 
 def share_gpu() -> None:
@@ -39,17 +50,14 @@ def share_gpu() -> None:
     Ends the process (vLLM would log an exception and go on) on a vLLM that is none of `KNOWN`, or lacks what is to be
     patched.
     """
-    version = metadata.version("vllm")
-    if version not in KNOWN:
-        raise SystemExit(
-            f"{ONE_GPU}=1: this is vLLM {version}, and ranks on one GPU are known to work with vLLM "
-            f"{', '.join(KNOWN)}. Install that one, or use a GPU for each rank."
-        )
+    if why := why_not():
+        raise SystemExit(f"{VARIABLE}=1: {why}")
     for patch in PATCHES:
         try:
             patch()
         except (ImportError, AttributeError) as error:
-            raise SystemExit(f"{ONE_GPU}=1: vLLM {version} lacks what is to be patched ({error}).") from None
+            version = metadata.version("vllm")
+            raise SystemExit(f"{VARIABLE}=1: vLLM {version} lacks what is to be patched ({error}).") from None
 
 
 def groups_by_gloo() -> None:

@@ -8,7 +8,7 @@ that overrides `all_reduce` for tensor-parallel groups and leaves everything els
     SYMMLIB_ROUTING_TABLE  the router's table, a file; default: the built-in tables
     SYMMLIB_TRACE          a directory: rank-<r>.json counts what served which sizes (see `routing.trace`)
 
-With `SYMMLIB_ONE_GPU=1` all ranks share one GPU: see `vllm_one_gpu`.
+With `SYMMLIB_ONE_GPU=1` all ranks share one GPU, and more of vLLM is changed: see `vllm_one_gpu`.
 vLLM's own VLLM_ALLREDUCE_USE_SYMM_MEM=0 takes symmetric memory out of the router, too: symm_mem/* and triton/*.
 """
 
@@ -81,9 +81,11 @@ def _routed_class() -> type:
             return super().all_reduce(input_)
 
         def destroy(self):
-            if self._symmlib is not None:
-                self._symmlib.close()
-            super().destroy()
+            try:
+                if self._symmlib is not None:
+                    self._symmlib.close()
+            finally:
+                super().destroy()
 
     return RoutedCommunicator
 

@@ -87,7 +87,7 @@ def test_it_ends_with_the_process_that_asked_for_it(tmp_path, number):
 
 
 def test_numbers_of_gpus_mean_the_same_to_its_clients_and_uuids_are_kept(tmp_path, monkeypatch):
-    for given, kept in (("1", None), ("0,2", None), ("GPU-8932f937,MIG-1", "GPU-8932f937,MIG-1")):
+    for given, kept in (("1", None), ("0,2", None), ("0, 1", None), ("GPU-8932f937,MIG-1", "GPU-8932f937,MIG-1")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         with mps(tmp_path):
             assert started(tmp_path)["CUDA_VISIBLE_DEVICES"] == kept

@@ -14,7 +14,7 @@ from symmlib.allreduce.plan import ITEMSIZE, ROUTER, AllReducePlan
 from symmlib.allreduce.refine import rivals
 from symmlib.analysis.allreduce import timed
 from symmlib.analysis.crossovers import Timings, ratio, regrets
-from symmlib.communicators.gpu import ONE_GPU
+from symmlib.backends import ONE_GPU
 from symmlib.errors import UsageError
 from symmlib.progress import say
 from symmlib.routing.table import RoutingTable, Table

@@ -12,7 +12,7 @@ from pathlib import Path
 from symmlib import patience
 from symmlib.allreduce.plan import AllReducePlan
 from symmlib.allreduce.samples import CLOSING, LaunchFiles
-from symmlib.communicators.gpu import ONE_GPU
+from symmlib.backends import ONE_GPU
 from symmlib.errors import SymmlibError
 from symmlib.live import Status, live
 from symmlib.mps import SHARED_GPU, mps

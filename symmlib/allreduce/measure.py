@@ -60,7 +60,7 @@ def measure(plan: AllReducePlan, out: Path, *, worker: str = WORKER, stall_s: fl
 
 def _measure(plan: AllReducePlan, raw: Path, results: Path, worker: str, stall_s: float) -> pd.DataFrame:
     for old in [*raw.glob("launch-*"), *raw.glob("plan*.json")]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()  # a directory is left where SIGKILL ended the suite
+        shutil.rmtree(old) if old.is_dir() else old.unlink()  # directories: an MPS keeps its logs in one
     write_text(raw / "plan.json", plan.dumps())
     try:
         _launch_all(plan, Launches(raw, worker, stall_s))

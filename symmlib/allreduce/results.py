@@ -47,7 +47,10 @@ def read_results(paths: list[Path]) -> Results:
         launches = int(max(samples[-1]["launch"].max(), launches)) if len(these) else launches
     names = ", ".join(_source(Path(path)) for path in paths)
     summary, these = (pd.concat(tables, ignore_index=True) for tables in (summaries, samples))
-    return Results(summary, these, names, all(_plan(Path(path)).get("beside_a_model") for path in paths))
+    beside = {bool(plan_of(Path(path)).get("beside_a_model")) for path in paths}
+    if len(beside) > 1:
+        raise UsageError(f"{names}: only some were measured with beside_a_model. Take one kind at a time.")
+    return Results(summary, these, names, beside.pop())
 
 
 def _read(path: Path, keys: list[str], numbers: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -103,7 +106,8 @@ def results_for(run: Run) -> Results:
     return read_results([found.path])
 
 
-def _plan(path: Path) -> dict:
+def plan_of(path: Path) -> dict:
+    """The plan that was measured in the directory `path`; empty where none was kept."""
     try:
         return dict(json.loads((path / PLAN).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from symmlib.analysis.fastest import usable
-from symmlib.analysis.words import ONE_GPU, size
+from symmlib.analysis.words import size
+from symmlib.backends import ONE_GPU
 
 NVLINK_GBPS = {
     "sm_90": 450.0,

@@ -82,11 +82,6 @@ class Crossover:
     high: int | None = None
     resolved: bool = True
 
-    @property
-    def octaves(self) -> float:
-        """Width of the interval in doublings of the size; infinite where there is none or it is cut off."""
-        return math.log2(self.high / self.low) if self.low and self.resolved else math.inf
-
 
 def acceptable(timings: Timings, confidence: float = SHOWN) -> list[set[str]]:
     """At each size, the backends that are not shown to be more than 3 % slower than the fastest (one-sided).

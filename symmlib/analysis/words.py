@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
+from symmlib.backends import ONE_GPU
+
 TIMES_FROM = 1.3  # from here on "1.3x faster" reads better than "23 % less time"
-ONE_GPU = "/one-gpu"  # ends a `device` where ranks shared a GPU, as `symmlib.communicators.gpu` names it
 ONE_GPU_BANNER = (
     "Ranks shared one GPU: its memory (HBM) stands in for NVLink. Times hold for no node; ratios within this run show "
     "launch, copy and barrier costs."

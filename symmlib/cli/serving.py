@@ -30,7 +30,7 @@ def add(commands) -> None:
 
 def serve(arguments) -> int:
     from symmlib import deadline, profiles
-    from symmlib.serving import ServingExperiment, dry_run, predict, run_experiment
+    from symmlib.serving import ServingExperiment, dry_run, run_experiment
 
     deadline.set_within(arguments.within)
     profile = profiles.load(arguments.profile)
@@ -51,7 +51,6 @@ def serve(arguments) -> int:
         except KeyboardInterrupt:
             print(f"\nWhat is complete: {short(out / 'results')}. The same command with --out goes on from there.")
             raise
-        predict(out)
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     print(f"\nResults: {short(out / 'results')}")
     return 0

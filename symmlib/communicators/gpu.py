@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from symmlib.backends import ONE_GPU
 from symmlib.communicators import base
 
-ONE_GPU = "/one-gpu"  # ends a table's device where ranks share a GPU: what is measured there holds for no node
 REGISTERS = 1 << 16  # 32-bit ones of a multiprocessor, from Volta to Blackwell (CUDA programming guide, appendix)
 THREADS = 2048  # resident on a multiprocessor of the data-centre GPUs of the same generations
 BLOCKS = 32  # likewise

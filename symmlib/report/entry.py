@@ -14,6 +14,7 @@ import yaml
 
 from symmlib import safe_yaml
 from symmlib.analysis import invalid, verdicts, words
+from symmlib.backends import ONE_GPU
 from symmlib.errors import UsageError
 from symmlib.own_files import require_own_files
 from symmlib.report import contents
@@ -150,6 +151,6 @@ def _shared_one_gpu(path: Path) -> bool:
         except (OSError, ValueError, csv.Error):
             continue
     try:
-        return f'{words.ONE_GPU}"' in (path / "routing.toml").read_text(encoding="utf-8")
+        return f'{ONE_GPU}"' in (path / "routing.toml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False

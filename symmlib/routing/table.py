@@ -13,11 +13,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from symmlib.backends import BACKENDS
+from symmlib.backends import BACKENDS, ONE_GPU
 from symmlib.errors import UsageError, unknown
 
 SCHEMA = 1
-ONE_GPU = "/one-gpu"  # as in `communicators.gpu`, which needs torch
 MOST = 2**62  # what fits the integers of any reader
 DTYPES = ("bfloat16", "float16", "float32")
 MODES = ("eager", "graph")

@@ -50,6 +50,7 @@ class Trace:
         self.graphs: list[Graph] = []
         self._path = Path(directory) / f"rank-{rank}.json" if directory else None
         self._ended = threading.Event()
+        self._writing = threading.Lock()  # the thread and `close` write the same file
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self.write()
@@ -72,6 +73,10 @@ class Trace:
 
     def write(self) -> None:
         """Replace the file by what was counted so far."""
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
         graphs = [(graph.holds, graph.replays) for graph in list(self.graphs)]
         captured, replayed = Counter(), Counter()
         for holds, replays in graphs:

@@ -1,7 +1,7 @@
 """End-to-end serving: a real vLLM server per arm and block under the same load, and what the arms' latencies say.
 
 `run_experiment(ServingExperiment(...), out)` is the whole of it; the notebook 04_serving and `symmlib serve` call it.
-`predict(out)` then lays beside its differences what the all-reduce alone explains.
+`predict(out)` lays beside its differences what the all-reduce alone explains; an experiment does so after every server.
 """
 
 from symmlib.serving.experiment import ServingExperiment

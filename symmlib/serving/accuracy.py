@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import patience
-from symmlib.errors import UsageError, unknown
+from symmlib import deadline, patience
+from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.live import Status, live
 from symmlib.progress import duration, say
 from symmlib.provenance import git, versions
@@ -133,6 +133,8 @@ def run_accuracy(experiment: AccuracyExperiment, out: Path, routing_table: Path 
                     for turn in session.evaluate(left, task, evaluator, status):
                         done.append(turn)
                         comparison = write_results(session.asked, done, results)
+    if len(done) < len(turns):
+        raise SymmlibError(session.what_is_missing(len(done), len(turns)))
     return comparison
 
 
@@ -195,7 +197,12 @@ class _Session(Session):
         with ExitStack() as stack:
             standby = stack.enter_context(self.prepare(turns[0]))
             for number, turn in enumerate(turns):
-                left_s = (time.monotonic() - began) / number * (len(turns) - number) if number else None
+                server_s = (time.monotonic() - began) / max(number, 1)
+                if deadline.left_s() < (server_s if number else 0):
+                    say(f"no server more: {duration(server_s)} are not left")
+                    self.out_of_time = True
+                    return
+                left_s = server_s * (len(turns) - number) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""
                 place = f"server {number + 1} of {len(turns)}, {turn.arm.name}, TP={turn.tp}"
                 say(f"{place}{rest}")

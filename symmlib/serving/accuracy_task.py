@@ -66,8 +66,6 @@ class Evaluator:
         self.task = task
         offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE") if task.local else ()
         env: dict[str, str | None] = {
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
             "NO_COLOR": "1",
             "OMP_NUM_THREADS": "1",
             **dict.fromkeys(offline, "1"),

@@ -78,9 +78,8 @@ def _gap(logprob: float, token: str, others: dict[str, float]) -> float:
 def _post(url: str, body: dict) -> dict:
     headers = {"Content-Type": "application/json", **access.headers()}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(request, timeout=patience.seconds(TIMEOUT_S)) as response:
+        with access.open_url(request, patience.seconds(TIMEOUT_S)) as response:
             return json.load(response)
     except OSError as error:
         raise SymmlibError(f"the server at {url} did not answer a single request: {error}.") from None

@@ -8,15 +8,10 @@ from pathlib import Path
 from symmlib.errors import SymmlibError
 from symmlib.progress import duration
 from symmlib.provenance import cores
-from symmlib.serving import load, server, workload
+from symmlib.serving import estimate, load, server, workload
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import Model, find_model
-
-# For a server to start: seen with the tiny model, with 70B weights from a disk, and with random ones of 8B on one H200
-# for all but the first of each TP, which compile for a minute.
-READY_S = {"cpu": 30, "cuda": 180, "one GPU": 30}
-AROUND_S = 8  # of greedy prompts, answers after the last request, and the server's end
 
 
 def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | None = None) -> str:
@@ -28,8 +23,8 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",
-        f"time      about {duration(seconds(experiment, kind))}, with {ready_s(experiment, kind)} s for each of "
-        f"{_servers(experiment)} servers to start",
+        f"time      about {duration(estimate.seconds(experiment, kind))}, with {estimate.ready_s(experiment, kind)} s "
+        f"for each of {estimate.servers(experiment)} servers to start",
         "",
     ]
     for block, order in enumerate(experiment.orders(), 1):
@@ -63,21 +58,6 @@ def _lacks(experiment: ServingExperiment, kind: str) -> list[str]:
     return [server.why_not(arm.all_reduce, kind, experiment.one_gpu) for arm in experiment.arms]
 
 
-def seconds(experiment: ServingExperiment, kind: str) -> float:
-    """How long it takes, about."""
-    load_s = load.warmup_s(experiment) + len(experiment.qps) * experiment.duration_s
-    return _servers(experiment) * (ready_s(experiment, kind) + load_s + AROUND_S)
-
-
-def ready_s(experiment: ServingExperiment, kind: str) -> int:
-    """How long a server takes to start, about."""
-    return READY_S["one GPU" if experiment.one_gpu else kind]
-
-
-def _servers(experiment: ServingExperiment) -> int:
-    return len(experiment.tp) * sum(map(len, experiment.orders()))
-
-
 def _commands(
     experiment: ServingExperiment, model: Model, arm: Arm, tp: int, kind: str, table: Path | None
 ) -> list[str]:
@@ -89,6 +69,8 @@ def _commands(
     said = [server.shell(server.command(experiment, model, arm, tp, port, kind), env).replace("'$PORT'", port)]
     for qps, block in [(max(experiment.qps), None), *((qps, 1) for qps in experiment.qps)]:
         result = Path(f"qps-{qps:g}.json" if block else "warmup.json")
-        arguments = load.bench_arguments(experiment, model, url, qps, block, result, {"arm": arm.name, "tp": tp})
+        arguments = load.bench_arguments(
+            experiment, model, url, qps, block, result, {"arm": arm.name, "tp": tp, "block": 1}
+        )
         said.append(load.shell(arguments).replace(f"'{url}'", url))
     return said

@@ -178,18 +178,19 @@ class ServingExperiment:
     def orders(self) -> list[tuple[Arm, ...]]:
         """The arms' order in each block: random by `seed`, and balanced.
 
-        Over every `len(arms)` blocks each arm comes first, second, ... once (a Latin square with shuffled rows and
-        names), so that a machine that drifts within a block favours nobody. An arm with fewer `blocks` is in the first
-        ones.
+        Over as many blocks as there are arms in all blocks each of these comes first, second, ... once (a Latin square
+        with shuffled rows and names), so that a machine that drifts within a block favours nobody. An arm with fewer
+        `blocks` is the last in the first ones.
         """
         chance = random.Random(self.seed)
-        orders: list[tuple[Arm, ...]] = []
+        always = [arm for arm in self.arms if not self.is_partial(arm)]
+        orders: list[tuple[Arm, ...]] = [] if always else [()] * self.blocks
         while len(orders) < self.blocks:
-            arms = chance.sample(self.arms, len(self.arms))
+            arms = chance.sample(always, len(always))
             square = [tuple(arms[shift:] + arms[:shift]) for shift in range(len(arms))]
             orders += chance.sample(square, len(square))
         return [
-            tuple(arm for arm in order if not 0 < arm.blocks < block)
+            order + tuple(arm for arm in self.arms if self.is_partial(arm) and block <= arm.blocks)
             for block, order in enumerate(orders[: self.blocks], 1)
         ]
 

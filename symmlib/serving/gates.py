@@ -212,7 +212,7 @@ def _in_flight(starts: np.ndarray, ends: np.ndarray, between: np.ndarray) -> flo
 
 
 def no_throttling(members: list[Measurement]) -> list[tuple[bool, str]]:
-    """No GPU said, after a rate, that it was slowed down by heat or by its power supply; nothing without GPUs."""
+    """No GPU said, while a rate was sent, that heat or its power supply slowed it down; nothing without GPUs."""
     seen = []
     for member in members:
         path = member.path.with_name(f"{member.path.stem}{THROTTLED}")

@@ -57,7 +57,7 @@ class Client:
         argv = [sys.executable, "-P", str(Path(__file__).with_name("client.py")), str(address)]
         argv += [str(program)] if program else []
         ours = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **COUNT}
-        ours[access.CLIENT] = access.KEY
+        ours |= {access.CLIENT: access.KEY, **access.past_proxies()}
         self._group = ProcessGroup(argv, log=log, env={**ours, **(env or {})})
 
     def wait_until_ready(self) -> None:

@@ -1,6 +1,6 @@
 """Lays the change that the all-reduce alone explains beside the measured one: a run's files in, one table out.
 
-Called after a serving experiment, and by the notebook 04_serving. What the numbers mean is in
+Called after every server of an experiment, and by the notebook 04_serving. What the numbers mean is in
 `symmlib.analysis.prediction`; here is where their parts lie in a run.
 """
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from symmlib.allreduce.results import plan_of
 from symmlib.analysis import prediction as analysis
 from symmlib.runs import write_csv
+from symmlib.serving import arithmetic_model
 from symmlib.serving.arms import VLLM_DEFAULT
 from symmlib.serving.model import OURS
 from symmlib.serving.turns import WHOLE
@@ -40,16 +42,21 @@ def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
         pairs = list(dict.fromkeys(zip(comparison["baseline"], comparison["treatment"], strict=True)))
         times = _table(Path(allreduce_summary or results / "allreduce_summary.csv"), "allreduce_summary")
         differences = analysis.measured(summary, pairs, _invalid(comparison))
-        table = analysis.beside(_predicted(out / "raw", times, pairs, summary), differences)
+        plan = plan_of(Path(allreduce_summary).parents[1] if allreduce_summary else out)
+        table = analysis.beside(_predicted(out / "raw", times, plan, pairs, summary), differences)
         if "device" in comparison:  # which only ranks that shared a GPU have there, and everything made of it says so
             table = table.assign(device=comparison["device"].iloc[0])
     write_csv(results / NAME, table)
     return table
 
 
-def _predicted(raw: Path, times: pd.DataFrame | None, pairs: list, summary: pd.DataFrame) -> pd.DataFrame:
+def _predicted(raw: Path, times: pd.DataFrame | None, plan: dict, pairs: list, summary: pd.DataFrame) -> pd.DataFrame:
     try:
         experiment = json.loads((raw / "serving" / "experiment.json").read_text(encoding="utf-8"))
+        if experiment.get("one_gpu") and not plan.get("beside_a_model"):
+            raise _Unknown(
+                "all-reduces were not measured as they run in vLLM there: set beside_a_model in 02_allreduce"
+            )
         config = _model_config(experiment["model"], raw)
         return analysis.predict(
             _calls(raw / "serving"),
@@ -92,6 +99,8 @@ def _calls(serving: Path) -> pd.DataFrame:
 def _model_config(model: str, raw: Path) -> dict:
     """`hidden_size` and `num_hidden_layers` of the experiment's model, from its config.json."""
     directory = raw / "model" if model in OURS else Path(model).expanduser()
+    if model == arithmetic_model.NAME:
+        directory = arithmetic_model.cache()
     if not (directory / "config.json").is_file():
         raise _Unknown(f"the size of the model {model} is not known here: there is no {directory / 'config.json'}")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

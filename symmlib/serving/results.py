@@ -6,7 +6,7 @@ import pandas as pd
 
 from symmlib.analysis import serving as analysis
 from symmlib.analysis.agreement import summarize
-from symmlib.communicators.gpu import ONE_GPU
+from symmlib.backends import ONE_GPU
 from symmlib.errors import SymmlibError
 from symmlib.provenance import routed_device
 from symmlib.runs import write_csv

@@ -9,6 +9,7 @@ rates. What a tool wrote stays as it is under raw/serving/:
 """
 
 import datetime
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import deadline, patience
+from symmlib import deadline, patience, vllm_one_gpu
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.mps import mps
@@ -27,10 +28,11 @@ from symmlib.progress import duration, say
 from symmlib.provenance import git, versions
 from symmlib.routing import RoutingTable
 from symmlib.runs import digest, write_json, write_text
-from symmlib.serving import agreement, claim, floor, load, server, workload
+from symmlib.serving import agreement, claim, estimate, floor, load, server, workload
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.gates import THROTTLED
 from symmlib.serving.model import describe, find_model
+from symmlib.serving.prediction import predict
 from symmlib.serving.results import write_agreement, write_results
 from symmlib.serving.shown import Shown, Slowed
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
@@ -45,10 +47,10 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
 
     `routing_table`: the file that the router follows; None means the run's own `out/routing.toml`, where there is one,
     else the built-in tables. Writes `out/raw/serving/` and, in `out/results/`, serving.csv, serving_summary.csv,
-    comparison.csv, gates.csv and, if an A/A experiment of this load is there, noise_floor.csv: after every server, so
-    that an error or an interruption, which end the server, cost no more than what was running. Called again with the
-    same experiment it goes on after the last server that ran to its end. An arm that this machine lacks is left out,
-    with its reason in raw/serving/experiment.json.
+    comparison.csv, gates.csv, prediction.csv and, if an A/A experiment of this load is there, noise_floor.csv: after
+    every server, so that an error or an interruption, which end the server, cost no more than what was running. Called
+    again with the same experiment it goes on after the last server that ran to its end. An arm that this machine lacks
+    is left out, with its reason in raw/serving/experiment.json.
 
     Raises `UsageError` for what cannot run here and while another experiment holds these GPUs, `SymmlibError` for a
     baseline or treatment that this machine lacks, and for a server or a load generator that fails: in the end, when the
@@ -74,23 +76,23 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
 
         def write() -> pd.DataFrame:
             write_agreement(experiment, done, results)
-            return write_results(experiment, measured, results, noise, session.failed)
+            comparison = write_results(experiment, measured, results, noise, session.failed)
+            predict(out)
+            return comparison
 
         comparison = write()
         if left:
-            with live() as status:
-                for turn in session.run(left, status):
-                    done.append(turn)
-                    measured += turn.measurements(experiment)
-                    comparison = write()
-            if session.failed:
-                write()
-                raise SymmlibError(_in_words(session.failed))
-            if len(done) < len(turns):
-                raise SymmlibError(
-                    f"{len(done)} of {len(turns)} servers have run, and time is up (--within). What they measured is "
-                    "kept: take the same run up again, and it goes on with the rest."
-                )
+            try:
+                with live() as status:
+                    for turn in session.run(left, status):
+                        done.append(turn)
+                        measured += turn.measurements(experiment)
+                        comparison = write()
+            finally:
+                if session.failed:
+                    write()
+            if session.failed or len(done) < len(turns):
+                raise SymmlibError(session.what_is_missing(len(done), len(turns)))
         if experiment.is_a_a:
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
     return comparison
@@ -103,12 +105,18 @@ class Session:
         self.raw = raw
         self.routing_table = routing_table
         self.failed: dict[Turn, SymmlibError] = {}
+        self.out_of_time = False
+        self._helpers = ExitStack()
         self._mps: dict[str, str] = {}
+        self._standby: tuple[Turn, server.Server] | None = None
         self.kind = server.platform()
+        if experiment.one_gpu and self.kind == "cuda" and (why := vllm_one_gpu.why_not()):
+            raise SymmlibError(why)  # as each server would, after its start
         self.model = find_model(experiment.model, raw.parent / "model")
         reasons = {arm.name: server.why_not(arm.all_reduce, self.kind, experiment.one_gpu) for arm in experiment.arms}
         self.left_out = {arm: why for arm, why in reasons.items() if why}
         self.experiment = self._without(experiment, self.left_out)
+        self._estimate = estimate.Estimate(self.experiment, self.kind)
         for tp in experiment.tp:
             server.environment(self.model, experiment.arms[0], tp, self.kind, trace=raw)  # refuses what cannot run
         workload.dataset_arguments(experiment)
@@ -153,75 +161,95 @@ class Session:
         """
         rates = " and ".join(f"{qps:g}" for qps in self.experiment.qps)
         say(f"{describe(self.model)}; {len(turns)} servers to start, {rates} requests/s on each")
-        began, left, number = time.monotonic(), list(turns), 0
         if self.experiment.port:
             server.require_free(self.experiment.port)  # now, and not after the first server's imports
+        left, number = list(turns), 0
         with ExitStack() as stack:
-            self.share_gpu(stack)
-            client = stack.enter_context(load.Client(self.raw / "client.log"))
-            standby: dict[Turn, server.Server] = {}
+            stack.callback(self._end_helpers)
+            self._start_helpers()
             while left:
-                if deadline.left_s() < (server_s := self._server_s(time.monotonic() - began, number)):
+                if deadline.left_s() < (server_s := self._estimate.of(left[0])):
                     say(f"no server more: {duration(server_s)} are not left")
+                    self.out_of_time = True
                     return
+                left_s = self._estimate.of(*left) if self._estimate.is_measured else None
                 turn, *left = left
-                left_s = server_s * (len(left) + 1) if number else None
-                rest = f" (about {duration(left_s)} left)" if left_s else ""
                 number += 1
                 place = f"block {turn.block} of {self.experiment.blocks}, server {number} of {number + len(left)}"
-                say(f"{place}: {turn.arm.name}{rest}")
+                say(f"{place}: {turn.arm.name}" + (f" (about {duration(left_s)} left)" if left_s else ""))
                 place += f", {turn.arm.name}, TP={turn.tp}"
                 status.update(f"{place}: its server starts", left_s)
-                running = standby.pop(turn, None) or stack.enter_context(self.prepare(turn))
                 try:
-                    with running:
-                        running.wait_until_imported(self.experiment.ready_timeout_s)
-                        commands = [self.start(running, turn)]
-                        for following in left[:1]:
-                            standby[following] = stack.enter_context(self.prepare(following))
-                        ready_s = running.wait_until_ready(self.experiment.ready_timeout_s)
-                        client.wait_until_ready()
-                        for waiting in standby.values():
-                            with suppress(SymmlibError):  # its own turn tells of it
-                                waiting.wait_until_imported(self.experiment.ready_timeout_s)
-                        say(f"  ready after {ready_s:.0f} s")
-                        load_s = self._load_s()
-                        server_s = server_s if number > 1 else ready_s + load_s
-                        ends = time.monotonic() + load_s + len(left) * server_s
-                        commands += self._load(running, client, turn, Shown(status, place, ends))
-                    turn.require_whole(self.experiment)
+                    self._serve(turn, left, Shown(status, place))
                 except UsageError:  # such as a full disk, which the next arm would meet as well
                     raise
                 except SymmlibError as error:
                     say(f"{turn.arm.name} failed: {error}")
                     self.failed[turn] = error
                     left = [one for one in left if (one.tp, one.arm) != (turn.tp, turn.arm)]
-                    for one in list(standby):
-                        if one not in left or self._mps:  # a rank that died may have left the MPS in no usable state
-                            standby.pop(one).end()
-                    self.share_gpu(stack)
-                    client.end()  # it may still be sending
-                    client = stack.enter_context(load.Client(self.raw / "client.log"))
-                    continue
-                write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
-                turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
-                yield turn
+                    self._end_helpers()
+                    if left:
+                        self._start_helpers()
+                else:
+                    yield turn
 
-    def _load_s(self) -> float:
-        """How long a server is under load, with the last answers."""
-        return len(self.experiment.qps) * (self.experiment.duration_s + 2) + 4
+    def what_is_missing(self, ran: int, servers: int) -> str:
+        """Why not all `servers` ran, and what to do."""
+        told = [f"{turn.arm.name} at TP={turn.tp}, block {turn.block}: {error}" for turn, error in self.failed.items()]
+        if told:
+            told.insert(0, f"{len(told)} of the servers failed. What the others measured is kept.")
+        if self.out_of_time:
+            told.append(
+                f"{ran} of {servers} servers have run, and time is up (--within). What they measured is kept: take the "
+                "same run up again, and it goes on with the rest."
+            )
+        return "\n".join(told)
 
-    def _server_s(self, ran_s: float, servers: int) -> float:
-        """How long a server takes: as long as those that took `ran_s` in all, or its load and as much for its start."""
-        return ran_s / servers if servers else 2 * self._load_s()
-
-    def share_gpu(self, stack: ExitStack) -> None:
-        """Have an MPS for the servers to come, where their ranks share a GPU; it ends with `stack`."""
+    def _start_helpers(self) -> None:
+        """What servers share: the MPS, where their ranks share a GPU, and the load generator."""
         if self.experiment.one_gpu:
             number = sum(1 for _ in self.raw.glob("mps-*")) + 1
-            self._mps = stack.enter_context(mps(self.raw / f"mps-{number}"))
+            self._mps = self._helpers.enter_context(mps(self.raw / f"mps-{number}"))
+        self._client = self._helpers.enter_context(load.Client(self.raw / "client.log"))
+
+    def _end_helpers(self) -> None:
+        """End them, and first the server that stands by: after a failure the client may still be sending, and a rank
+        that died may have left the MPS in no usable state."""
+        if self._standby is not None:
+            _, waiting = self._standby
+            self._standby = None
+            waiting.end()
+        self._helpers.close()
+
+    def _serve(self, turn: Turn, following: list[Turn], shown: Shown) -> None:
+        """Start the server of `turn`, send it all rates, end it; that of the next turn imports meanwhile."""
+        began = time.monotonic()
+        patience_s, standby = self.experiment.ready_timeout_s, self._standby
+        running = standby[1] if standby and standby[0] == turn else self.prepare(turn)
+        self._standby = None
+        with running:
+            running.wait_until_imported(patience_s)
+            commands = [self.start(running, turn)]
+            for one in following[:1]:
+                self._standby = one, self.prepare(one)
+            ready_s = running.wait_until_ready(patience_s)
+            self._client.wait_until_ready()
+            if self._standby:
+                with suppress(SymmlibError):  # its own turn tells of it
+                    self._standby[1].wait_until_imported(patience_s)
+            say(f"  ready after {ready_s:.0f} s")
+            load_s = estimate.load_s(self.experiment)
+            self._estimate.took(turn, time.monotonic() - began + load_s)
+            shown.ends = time.monotonic() + load_s + self._estimate.of(*following)
+            commands += self._load(running, turn, shown)
+        self._estimate.took(turn, time.monotonic() - began)
+        turn.require_whole(self.experiment)
+        write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
+        turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
 
     def prepare(self, turn: Turn) -> server.Server:
+        """A server for `turn` that imports, in a place that holds nothing of one that was prepared before."""
+        shutil.rmtree(turn.place, ignore_errors=True)
         turn.trace.mkdir(parents=True)
         label = f"vLLM's server for {turn.arm.name} at TP={turn.tp}"
         env = {**self._environment(turn), claim.MARK: str(self.raw.resolve())}
@@ -242,7 +270,7 @@ class Session:
         running.start(argv, port)
         return server.shell(argv, self._environment(turn))
 
-    def _load(self, running: server.Server, client: load.Client, turn: Turn, shown: Shown) -> list[str]:
+    def _load(self, running: server.Server, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""
         commands = []
         warmup = (max(self.experiment.qps), None, "warmup")
@@ -259,7 +287,7 @@ class Session:
             slowed = Slowed() if self.kind == "cuda" else None
             count = shown.counting(cell, load.requests_of(arguments), slowed)
             try:
-                client.bench(arguments, turn.place / name, timeout_s, count)
+                self._client.bench(arguments, turn.place / name, timeout_s, count)
             except SymmlibError as error:
                 running.check()  # a server that died says why, better than the client does
                 raise SymmlibError(f"{running.label}, {cell}: {error}{running.dump_stacks()}") from None
@@ -279,12 +307,6 @@ class Session:
         for arm, why in left_out.items():
             say(f"without {arm}: {why}")
         return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
-
-
-def _in_words(failed: dict[Turn, SymmlibError]) -> str:
-    """What became of the arms that did not run to their end."""
-    told = [f"{turn.arm.name} at TP={turn.tp}, block {turn.block}: {error}" for turn, error in failed.items()]
-    return "\n".join([f"{len(told)} of the servers failed. What the others measured is kept.", *told])
 
 
 def _plugin_installed() -> bool:

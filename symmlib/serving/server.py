@@ -78,7 +78,7 @@ def environment(
         "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,
         "SYMMLIB_ROUTING_TABLE": table,
         "SYMMLIB_TRACE": str(trace.resolve()) if plugged else None,
-        vllm_one_gpu.ONE_GPU: None,  # never by itself
+        vllm_one_gpu.VARIABLE: None,  # never by itself
         access.SERVER: access.KEY,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": HOST,
@@ -288,7 +288,7 @@ def _taken(port: int) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with access.open_url(url, 5) as response:
             return response.status == 200
     except (OSError, urllib.error.URLError):
         return False

@@ -10,13 +10,13 @@ from symmlib.provenance import throttling
 ASK_S = 5  # between two questions to the GPUs while a rate is sent
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shown:
     """Where a person sees how far the server at `place` is, and what is left until the moment `ends` (monotonic, s)."""
 
     status: Status
     place: str
-    ends: float
+    ends: float = 0
 
     def counting(self, cell: str, requests: int, slowed: "Slowed | None") -> Callable[[int], None]:
         """What shows how many of the cell's `requests` have finished, and asks meanwhile whether GPUs are `slowed`."""

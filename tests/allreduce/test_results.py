@@ -58,8 +58,9 @@ def test_measurements_are_beside_a_model_if_all_their_plans_say_so(tmp_path):
         if text:
             write_text(tmp_path / name / "raw" / "allreduce" / "plan.json", text)
     assert read_results([tmp_path / "a", tmp_path / "b"]).beside_a_model
-    assert not read_results([tmp_path / "a", tmp_path / "none"]).beside_a_model
-    assert not read_results([tmp_path / "damaged"]).beside_a_model
+    assert not read_results([tmp_path / "none", tmp_path / "damaged"]).beside_a_model
+    with pytest.raises(UsageError, match="only some were measured with beside_a_model"):
+        read_results([tmp_path / "a", tmp_path / "none"])
 
 
 def test_several_directories_are_read_as_one_with_their_launches_told_apart(tmp_path):

@@ -3,9 +3,8 @@
 import pandas as pd
 import pytest
 
-from symmlib.analysis import alpha_beta, words
+from symmlib.analysis import alpha_beta
 from symmlib.analysis.alpha_beta import MEMORIES, algorithm_of, bounds, bytes_moved, bytes_through_memory, link
-from symmlib.communicators import gpu
 
 MiB = 1 << 20
 
@@ -38,10 +37,6 @@ def touched(algorithm: str, ranks: int, parts: int) -> int:
 @pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
 def test_bytes_through_one_gpus_memory_are_those_of_the_algorithm_played_through(algorithm, ranks):
     assert bytes_through_memory(algorithm, 64, ranks) == touched(algorithm, ranks, 64)
-
-
-def test_ranks_that_share_a_gpu_are_told_as_the_communicators_tell_them():
-    assert words.ONE_GPU == gpu.ONE_GPU
 
 
 def test_the_link_follows_from_the_device():

@@ -4,6 +4,7 @@ No rank runs here: there is no GPU. The patches are applied to the classes of th
 as if its version were known. What they are for is served by the profile one-gpu-serving, on a GPU.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from symmlib import profiles, vllm_one_gpu
-from symmlib.serving import ServingExperiment, server
+from symmlib.errors import SymmlibError
+from symmlib.mps import mps
+from symmlib.serving import ServingExperiment, run_experiment, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.model import Model
 
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
 MODEL = Model("dummy-8b", dummy=True, local=True)
 # One process: importing vLLM takes as long as all the rest.
 PATCHED = """
@@ -96,11 +100,11 @@ def test_with_it_every_rank_gets_the_first_gpu_and_twice_is_as_once(found):
 def test_only_an_experiment_of_one_gpu_sets_the_variable():
     arm = Arm.of("router")
     shared = server.environment(MODEL, arm, 2, "cuda", trace=Path("t"), one_gpu=True)
-    assert shared[vllm_one_gpu.ONE_GPU] == "1"
+    assert shared[vllm_one_gpu.VARIABLE] == "1"
     assert shared["TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"] == shared["TORCH_SYMM_MEM_DISABLE_MULTICAST"] == "1"
     assert shared["VLLM_DISABLE_PYNCCL"] == "1"
     plain = server.environment(MODEL, arm, 2, "cuda", trace=Path("t"))
-    assert plain[vllm_one_gpu.ONE_GPU] is None  # also where somebody has it set
+    assert plain[vllm_one_gpu.VARIABLE] is None  # also where somebody has it set
     assert "VLLM_DISABLE_PYNCCL" not in plain
 
 
@@ -139,3 +143,34 @@ def test_the_shipped_experiment_is_the_pull_requests_on_one_gpu():
     assert [arm.name for arm in experiment.again()] == ["vllm/symm_mem again"]
     floor = next(arm for arm in experiment.arms if arm.all_reduce == "gloo")
     assert "--enforce-eager" in floor.server_args and experiment.blocks >= 3
+
+
+def test_a_vllm_that_is_not_known_is_refused_before_a_server_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("symmlib.serving.server.platform", lambda: "cuda")
+    with pytest.raises(SymmlibError, match="known to work with vLLM 0.24.0. Install that one"):
+        run_experiment(ServingExperiment(arms=("gloo", "router"), one_gpu=True), tmp_path)
+    assert not list(tmp_path.rglob("server.log"))
+
+
+def test_after_a_server_that_failed_the_next_gets_another_mps(tmp_path, monkeypatch):
+    """Real servers fail here, as this vLLM is none that is known; the MPS is a stand-in."""
+    events = []
+
+    @contextlib.contextmanager
+    def noted(directory):
+        with mps(directory) as environment:
+            events.append("starts")
+            yield environment
+        events.append("has ended")
+
+    monkeypatch.setenv("PATH", str(STAND_INS), prepend=":")
+    monkeypatch.setattr("symmlib.serving.run.mps", noted)
+    monkeypatch.setattr("symmlib.serving.server.why_not", lambda *_: "")
+    monkeypatch.setattr("symmlib.serving.results.routed_device", lambda: "sm_90")
+    small = {"qps": (4,), "duration_s": 1, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
+    with pytest.raises(SymmlibError) as caught:
+        run_experiment(ServingExperiment(**small, arms=("gloo", "router"), one_gpu=True), tmp_path)
+    assert "2 of the servers failed" in str(caught.value)
+    assert str(caught.value).count("known to work with vLLM 0.24.0") == 2
+    assert events == ["starts", "has ended"] * 2
+    assert (tmp_path / "results" / "gates.csv").read_text().count("server ran to its end") == 2

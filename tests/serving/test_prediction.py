@@ -81,6 +81,14 @@ def test_what_is_predicted_of_ranks_that_shared_a_gpu_says_so(run):
     assert figures.predicted_beside_measured(table).banner == words.ONE_GPU_BANNER
 
 
+def test_times_of_kernels_that_do_not_serve_predict_nothing(run):
+    experiment(run, one_gpu=True)
+    (note,) = set(predict(run)["note"])
+    assert "set beside_a_model in 02_allreduce" in note
+    write_json(run / "raw" / "allreduce" / "plan.json", {"beside_a_model": True})
+    assert "beside_a_model" not in set(predict(run)["note"])
+
+
 def test_without_serving_results_the_table_has_no_rows(tmp_path):
     assert predict(tmp_path).empty
     assert (tmp_path / "results" / "prediction.csv").read_text().strip() == ",".join(PREDICTION_COLUMNS)
