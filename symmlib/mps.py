@@ -79,8 +79,8 @@ def mps(directory: Path) -> Iterator[dict[str, str]]:
 def _all_gpus() -> dict[str, None]:
     """MPS counts the GPUs that it may use from 0 again, so a client's numbers would name others than it meant
     (NVIDIA's MPS guide on CUDA_VISIBLE_DEVICES): it gets all of them, unless they are named by their UUIDs."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return {"CUDA_VISIBLE_DEVICES": None} if all(name.strip().isdigit() for name in named) else {}
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return {"CUDA_VISIBLE_DEVICES": None} if named and all(name.isdigit() for name in named) else {}
 
 
 def _wait_for_answer(control: ProcessGroup, environment: dict[str, str]) -> None:

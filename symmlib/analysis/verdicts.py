@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from symmlib.analysis import fastest, invalid, words
+from symmlib.analysis.serving import TIERS
 from symmlib.backends import BACKENDS
 
 METRICS = {"tpot": "per token", "ttft": "to the first token"}  # by weight for who serves; the table has itl, e2el too
@@ -43,7 +44,8 @@ def brief(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) 
     if valid.empty:  # then there is nothing to be certain of
         return Brief("No verdict: every cell is invalid", "", "invalid")
     if (valid.tier == "smoke").all():
-        return Brief("No verdict yet: fewer than three blocks", f"no verdict: {words.blocks(valid)}")
+        why = "fewer than three blocks" if valid.blocks.max() < TIERS["quick"] else "tier smoke"
+        return Brief(f"No verdict: {why}", f"no verdict: {words.blocks(valid)}")
     lead = leading_pair(valid)
     verdicts = set(_weightiest(lead).verdict)
     certain = f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
@@ -303,8 +305,8 @@ def _ratios(rows: pd.DataFrame) -> str:
 def _sentence_of_few_blocks(rows: pd.DataFrame) -> str:
     baseline, treatment = _pair(rows)
     return (
-        f"Seen so far in {words.blocks(rows)}, {_the(treatment)} against {baseline}: {_ratios(rows)}. So few show that "
-        "every part works; a verdict needs three blocks or more."
+        f"Seen so far in {words.blocks(rows)}, {_the(treatment)} against {baseline}: {_ratios(rows)}. That shows that "
+        "every part works; a verdict needs three blocks or more, and another tier than smoke."
     )
 
 

@@ -26,5 +26,7 @@ def open_url(request: urllib.request.Request | str, timeout_s: float):
 
 def past_proxies() -> dict[str, str]:
     """What has a client that is a process of its own reach 127.0.0.1 itself: changes to its environment."""
-    asked = {name: os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")}
-    return {name: f"{hosts},127.0.0.1" if hosts else "127.0.0.1" for name, hosts in asked.items()}
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")  # in the order in which urllib asks
+    if hosts.strip() != "*":  # which is all hosts, and only when it stands alone
+        hosts = ",".join(filter(None, [hosts, "127.0.0.1"]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}

@@ -34,8 +34,8 @@ from symmlib.serving.arithmetic_model import SHOTS
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import describe
-from symmlib.serving.run import Session
 from symmlib.serving.server import Server, require_free
+from symmlib.serving.session import OUT_OF_TIME, Session
 from symmlib.serving.turns import WHOLE, Turn, take_up
 
 AGAIN = "again"  # ends the name of the baseline that is served a second time
@@ -189,7 +189,10 @@ class _Session(Session):
         return {**said, "lm_eval": lm_eval, "hash": digest(kept), "left_out": self.left_out, "at": at}
 
     def evaluate(self, turns: list[AccuracyTurn], task: Task, evaluator: Evaluator, status: Status):
-        """Ask server after server; yields each turn when it is whole. The next server imports meanwhile."""
+        """Ask server after server; yields each turn when it is whole. The next server imports meanwhile.
+
+        The first one starts whatever time is left: nothing is known of how long one takes.
+        """
         say(f"{describe(self.model)}; {self.asked.limit} items of {task.name}; {len(turns)} servers to start")
         if self.asked.port:
             require_free(self.asked.port)
@@ -200,7 +203,7 @@ class _Session(Session):
                 server_s = (time.monotonic() - began) / max(number, 1)
                 if deadline.left_s() < (server_s if number else 0):
                     say(f"no server more: {duration(server_s)} are not left")
-                    self.out_of_time = True
+                    self.stopped = OUT_OF_TIME
                     return
                 left_s = server_s * (len(turns) - number) if number else None
                 rest = f" (about {duration(left_s)} left)" if left_s else ""

@@ -184,7 +184,7 @@ class ServingExperiment:
         """
         chance = random.Random(self.seed)
         always = [arm for arm in self.arms if not self.is_partial(arm)]
-        orders: list[tuple[Arm, ...]] = [] if always else [()] * self.blocks
+        orders: list[tuple[Arm, ...]] = []
         while len(orders) < self.blocks:
             arms = chance.sample(always, len(always))
             square = [tuple(arms[shift:] + arms[:shift]) for shift in range(len(arms))]

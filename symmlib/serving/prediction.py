@@ -42,7 +42,7 @@ def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
         pairs = list(dict.fromkeys(zip(comparison["baseline"], comparison["treatment"], strict=True)))
         times = _table(Path(allreduce_summary or results / "allreduce_summary.csv"), "allreduce_summary")
         differences = analysis.measured(summary, pairs, _invalid(comparison))
-        plan = plan_of(Path(allreduce_summary).parents[1] if allreduce_summary else out)
+        plan = plan_of(Path(allreduce_summary).resolve().parent.parent if allreduce_summary else out)
         table = analysis.beside(_predicted(out / "raw", times, plan, pairs, summary), differences)
         if "device" in comparison:  # which only ranks that shared a GPU have there, and everything made of it says so
             table = table.assign(device=comparison["device"].iloc[0])
@@ -53,7 +53,7 @@ def predict(out: Path, allreduce_summary: Path | None = None) -> pd.DataFrame:
 def _predicted(raw: Path, times: pd.DataFrame | None, plan: dict, pairs: list, summary: pd.DataFrame) -> pd.DataFrame:
     try:
         experiment = json.loads((raw / "serving" / "experiment.json").read_text(encoding="utf-8"))
-        if experiment.get("one_gpu") and not plan.get("beside_a_model"):
+        if times is not None and experiment.get("one_gpu") and not plan.get("beside_a_model"):
             raise _Unknown(
                 "all-reduces were not measured as they run in vLLM there: set beside_a_model in 02_allreduce"
             )

@@ -8,35 +8,28 @@ rates. What a tool wrote stays as it is under raw/serving/:
                         warmup.json  qps-4.json  qps-4.schedule.json  qps-4.log  ...
 """
 
-import datetime
-import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
-from symmlib import deadline, patience, vllm_one_gpu
+from symmlib import deadline, patience
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.mps import mps
 from symmlib.progress import duration, say
-from symmlib.provenance import git, versions
-from symmlib.routing import RoutingTable
-from symmlib.runs import digest, write_json, write_text
-from symmlib.serving import agreement, claim, estimate, floor, load, server, workload
+from symmlib.runs import write_json, write_text
+from symmlib.serving import agreement, claim, estimate, floor, load, server
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.gates import THROTTLED
-from symmlib.serving.model import describe, find_model
+from symmlib.serving.model import describe
 from symmlib.serving.prediction import predict
 from symmlib.serving.results import write_agreement, write_results
+from symmlib.serving.session import OUT_OF_TIME, Session
 from symmlib.serving.shown import Shown, Slowed
 from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
-from symmlib.vllm_plugin import ROUTER
 
 GREEDY_PROMPTS, GREEDY_TOKENS = 32, 16  # asked in block 1, so that answers can be compared from arm to arm
 ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
@@ -53,15 +46,16 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     is left out, with its reason in raw/serving/experiment.json.
 
     Raises `UsageError` for what cannot run here and while another experiment holds these GPUs, `SymmlibError` for a
-    baseline or treatment that this machine lacks, and for a server or a load generator that fails: in the end, when the
-    other arms have run, and are in the results. The arm that failed is a gate's failure there; called again with the
-    same experiment, it gets another try. `SymmlibError` also where `deadline` left no time for all servers.
+    baseline, a treatment or (where ranks share a GPU) a vLLM that this machine lacks, and for a server or a load
+    generator that fails: in the end, when the other arms have run, and are in the results. The arm that failed is a
+    gate's failure there; called again with the same experiment, it gets another try. `SymmlibError` also where
+    `deadline` left no time for all servers.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
     own_table = Path(out) / "routing.toml"
-    session = Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
     with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         experiment, turns = session.experiment, all_turns(session.experiment, raw)
@@ -82,76 +76,40 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
 
         comparison = write()
         if left:
+            session.knows(done)
             try:
                 with live() as status:
                     for turn in session.run(left, status):
                         done.append(turn)
                         measured += turn.measurements(experiment)
                         comparison = write()
-            finally:
-                if session.failed:
+            except BaseException:
+                with suppress(SymmlibError):  # what ended it is told
                     write()
-            if session.failed or len(done) < len(turns):
+                raise
+            if session.failed:
+                write()
+            if len(done) < len(turns):
                 raise SymmlibError(session.what_is_missing(len(done), len(turns)))
         if experiment.is_a_a:
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
     return comparison
 
 
-class Session:
-    """One running experiment: what it needs, found and checked before the first server starts."""
+class _Session(Session):
+    """A session whose load is requests at every rate."""
 
     def __init__(self, experiment: ServingExperiment, raw: Path, routing_table: Path | None):
-        self.raw = raw
-        self.routing_table = routing_table
-        self.failed: dict[Turn, SymmlibError] = {}
-        self.out_of_time = False
-        self._helpers = ExitStack()
-        self._mps: dict[str, str] = {}
-        self._standby: tuple[Turn, server.Server] | None = None
-        self.kind = server.platform()
-        if experiment.one_gpu and self.kind == "cuda" and (why := vllm_one_gpu.why_not()):
-            raise SymmlibError(why)  # as each server would, after its start
-        self.model = find_model(experiment.model, raw.parent / "model")
-        reasons = {arm.name: server.why_not(arm.all_reduce, self.kind, experiment.one_gpu) for arm in experiment.arms}
-        self.left_out = {arm: why for arm, why in reasons.items() if why}
-        self.experiment = self._without(experiment, self.left_out)
+        super().__init__(experiment, raw, routing_table)
         self._estimate = estimate.Estimate(self.experiment, self.kind)
-        for tp in experiment.tp:
-            server.environment(self.model, experiment.arms[0], tp, self.kind, trace=raw)  # refuses what cannot run
-        workload.dataset_arguments(experiment)
-        self.table = RoutingTable.load(routing_table) if routing_table is not None else RoutingTable.builtin()
-        self._table_text = routing_table.read_text(encoding="utf-8") if routing_table is not None else ""
-        if any(arm.is_plugged for arm in self.experiment.arms) and not _plugin_installed():
-            raise SymmlibError(
-                "vLLM would not find symmlib's plug-in, because symmlib is not installed in this environment "
-                f"({sys.prefix}). Install it there: pip install --no-deps -e ."
-            )
+        self._helpers = ExitStack()
+        self._client: load.Client | None = None
+        self._standby: tuple[Turn, server.Server] | None = None
 
-    def keep_table(self) -> None:
-        """Copy the routing table to where servers read it: whoever edits the original meanwhile changes no arm."""
-        if self.routing_table is not None:
-            self.routing_table = write_text(self.raw / "routing.toml", self._table_text)
-
-    def note(self) -> dict:
-        """The experiment as raw/serving/experiment.json keeps it.
-
-        `hash` is of all that makes its measurements: machine, code and versions too, but not how many blocks there are,
-        what is compared with what, or how long one waits for a server.
-        """
-        said = {
-            **self.experiment.as_dict(),
-            "is_a_a": self.experiment.is_a_a,
-            "workload": workload.in_words(self.experiment),
-            "vllm": metadata.version("vllm"),
-        }
-        routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
-        key = floor.load_key(self.experiment, self.kind)
-        arms = [arm | {"blocks": 0} for arm in said["arms"]]
-        kept = [key, arms, said["seed"], said["workload"], versions(), git()["revision"]]
-        kept += [self.model.name, self.table.digest if routed else ""]
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": at}
+    def knows(self, done: list[Turn]) -> None:
+        """Estimate by what earlier servers of this experiment took."""
+        for turn in done:
+            self._estimate.took(turn, turn.ready_s + estimate.load_s(self.experiment))
 
     def run(self, turns: list[Turn], status: Status) -> Iterator[Turn]:
         """Run server after server; yields each turn when it is whole.
@@ -170,7 +128,7 @@ class Session:
             while left:
                 if deadline.left_s() < (server_s := self._estimate.of(left[0])):
                     say(f"no server more: {duration(server_s)} are not left")
-                    self.out_of_time = True
+                    self.stopped = OUT_OF_TIME
                     return
                 left_s = self._estimate.of(*left) if self._estimate.is_measured else None
                 turn, *left = left
@@ -188,87 +146,51 @@ class Session:
                     self.failed[turn] = error
                     left = [one for one in left if (one.tp, one.arm) != (turn.tp, turn.arm)]
                     self._end_helpers()
-                    if left:
-                        self._start_helpers()
+                    try:
+                        if left:
+                            self._start_helpers()
+                    except SymmlibError as none_left:
+                        self.stopped = f"the rest could not: {none_left}"
+                        return
                 else:
                     yield turn
-
-    def what_is_missing(self, ran: int, servers: int) -> str:
-        """Why not all `servers` ran, and what to do."""
-        told = [f"{turn.arm.name} at TP={turn.tp}, block {turn.block}: {error}" for turn, error in self.failed.items()]
-        if told:
-            told.insert(0, f"{len(told)} of the servers failed. What the others measured is kept.")
-        if self.out_of_time:
-            told.append(
-                f"{ran} of {servers} servers have run, and time is up (--within). What they measured is kept: take the "
-                "same run up again, and it goes on with the rest."
-            )
-        return "\n".join(told)
 
     def _start_helpers(self) -> None:
         """What servers share: the MPS, where their ranks share a GPU, and the load generator."""
         if self.experiment.one_gpu:
             number = sum(1 for _ in self.raw.glob("mps-*")) + 1
-            self._mps = self._helpers.enter_context(mps(self.raw / f"mps-{number}"))
+            self.of_all_servers = self._helpers.enter_context(mps(self.raw / f"mps-{number}"))
         self._client = self._helpers.enter_context(load.Client(self.raw / "client.log"))
 
     def _end_helpers(self) -> None:
-        """End them, and first the server that stands by: after a failure the client may still be sending, and a rank
-        that died may have left the MPS in no usable state."""
-        if self._standby is not None:
-            _, waiting = self._standby
-            self._standby = None
-            waiting.end()
+        """End them, and first any server that is left: after a failure the client may still be sending, and a rank that
+        died may have left the MPS in no usable state."""
+        self._standby = None
         self._helpers.close()
 
     def _serve(self, turn: Turn, following: list[Turn], shown: Shown) -> None:
         """Start the server of `turn`, send it all rates, end it; that of the next turn imports meanwhile."""
         began = time.monotonic()
         patience_s, standby = self.experiment.ready_timeout_s, self._standby
-        running = standby[1] if standby and standby[0] == turn else self.prepare(turn)
         self._standby = None
-        with running:
+        is_ready = standby is not None and standby[0] == turn
+        with standby[1] if is_ready else self._helpers.enter_context(self.prepare(turn)) as running:
             running.wait_until_imported(patience_s)
             commands = [self.start(running, turn)]
-            for one in following[:1]:
-                self._standby = one, self.prepare(one)
+            if following:
+                self._standby = following[0], self._helpers.enter_context(self.prepare(following[0]))
             ready_s = running.wait_until_ready(patience_s)
             self._client.wait_until_ready()
             if self._standby:
                 with suppress(SymmlibError):  # its own turn tells of it
                     self._standby[1].wait_until_imported(patience_s)
             say(f"  ready after {ready_s:.0f} s")
-            load_s = estimate.load_s(self.experiment)
-            self._estimate.took(turn, time.monotonic() - began + load_s)
-            shown.ends = time.monotonic() + load_s + self._estimate.of(*following)
+            shown.ends = time.monotonic() + estimate.load_s(self.experiment) + self._estimate.of(*following)
             commands += self._load(running, turn, shown)
         self._estimate.took(turn, time.monotonic() - began)
         turn.require_whole(self.experiment)
         write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
         turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
-
-    def prepare(self, turn: Turn) -> server.Server:
-        """A server for `turn` that imports, in a place that holds nothing of one that was prepared before."""
-        shutil.rmtree(turn.place, ignore_errors=True)
-        turn.trace.mkdir(parents=True)
-        label = f"vLLM's server for {turn.arm.name} at TP={turn.tp}"
-        env = {**self._environment(turn), claim.MARK: str(self.raw.resolve())}
-        return server.Server(env, log=turn.place / "server.log", label=label)
-
-    def _environment(self, turn: Turn) -> dict[str, str | None]:
-        table = self.routing_table
-        shared = self.experiment.one_gpu
-        changes = server.environment(
-            self.model, turn.arm, turn.tp, self.kind, trace=turn.trace, routing_table=table, one_gpu=shared
-        )
-        return changes | self._mps
-
-    def start(self, running: server.Server, turn: Turn) -> str:
-        """Let the server start; returns the same as a command for a shell."""
-        port = self.experiment.port or server.free_port()
-        argv = server.command(self.experiment, self.model, turn.arm, turn.tp, port, self.kind)
-        running.start(argv, port)
-        return server.shell(argv, self._environment(turn))
 
     def _load(self, running: server.Server, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""
@@ -298,16 +220,3 @@ class Session:
             elif slowed and slowed.was_asked:
                 write_json(turn.place / f"{name}{THROTTLED}", sorted(slowed.reasons))
         return commands
-
-    def _without(self, experiment: ServingExperiment, left_out: dict[str, str]) -> ServingExperiment:
-        """`experiment` with those of its arms that can run here."""
-        for role in ("baseline", "treatment"):
-            if (arm := getattr(experiment, role)) in left_out:
-                raise SymmlibError(f"the {role} {arm} cannot run here: {left_out[arm]}. Choose another {role}.")
-        for arm, why in left_out.items():
-            say(f"without {arm}: {why}")
-        return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
-
-
-def _plugin_installed() -> bool:
-    return any(point.name == "symmlib" for point in metadata.entry_points(group="vllm.general_plugins"))

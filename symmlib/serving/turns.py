@@ -38,6 +38,11 @@ class Turn:
         """The greedy answers that were asked for, in block 1."""
         return self.place / "greedy.json"
 
+    @property
+    def ready_s(self) -> float:
+        """How long its server took to start, of a turn that is whole; 0 where nobody wrote that down."""
+        return json.loads((self.place / WHOLE).read_text(encoding="utf-8")).get("ready_s", 0)
+
     def is_whole(self, experiment: ServingExperiment) -> bool:
         """Whether it ran to its end, and what it measured is there."""
         try:

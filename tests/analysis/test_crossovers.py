@@ -1,6 +1,5 @@
 """Crossovers, choices and regrets on timings whose truth is known."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

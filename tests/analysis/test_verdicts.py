@@ -87,7 +87,7 @@ def test_a_smoke_run_gives_no_verdict_and_says_how_many_blocks_it_has(blocks, wo
     (sentence,) = said(*rows)
     assert "a verdict needs three blocks" in sentence and "TPOT ratio 0.19" in sentence and f"in {words}," in sentence
     assert "Use SYMMLIB" not in sentence
-    assert verdicts.headline(pd.DataFrame(rows)) == "No verdict yet: fewer than three blocks"
+    assert verdicts.headline(pd.DataFrame(rows)) == "No verdict: fewer than three blocks"
     assert verdicts.certainty(pd.DataFrame(rows)) == f"no verdict: {words}"
 
 

@@ -35,7 +35,19 @@ def test_a_proxy_is_not_asked_for_our_own_servers(url, monkeypatch):
         assert response.status == 200
 
 
-def test_clients_keep_what_somebody_set_for_other_hosts(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "hub.example")
-    monkeypatch.delenv("no_proxy", raising=False)
-    assert access.past_proxies() == {"NO_PROXY": "hub.example,127.0.0.1", "no_proxy": "127.0.0.1"}
+@pytest.mark.parametrize(
+    ("upper", "lower", "hosts"),
+    [
+        (None, None, "127.0.0.1"),
+        ("hub.example", None, "hub.example,127.0.0.1"),
+        ("one.example", "other.example", "other.example,127.0.0.1"),
+        ("*", None, "*"),
+    ],
+)
+def test_clients_keep_what_somebody_set_for_other_hosts(monkeypatch, upper, lower, hosts):
+    for name, value in (("NO_PROXY", upper), ("no_proxy", lower)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    assert access.past_proxies() == {"NO_PROXY": hosts, "no_proxy": hosts}
+    for name, value in access.past_proxies().items():
+        monkeypatch.setenv(name, value)
+    assert urllib.request.proxy_bypass_environment("127.0.0.1")

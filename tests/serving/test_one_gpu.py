@@ -152,25 +152,45 @@ def test_a_vllm_that_is_not_known_is_refused_before_a_server_starts(tmp_path, mo
     assert not list(tmp_path.rglob("server.log"))
 
 
-def test_after_a_server_that_failed_the_next_gets_another_mps(tmp_path, monkeypatch):
-    """Real servers fail here, as this vLLM is none that is known; the MPS is a stand-in."""
-    events = []
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """Runs an experiment whose servers fail for real, as this vLLM is none that is known; the MPS is a stand-in.
 
-    @contextlib.contextmanager
-    def noted(directory):
-        with mps(directory) as environment:
-            events.append("starts")
-            yield environment
-        events.append("has ended")
+    Called with `mps_starts`, how often that can be started; gives the error and what became of each MPS."""
 
-    monkeypatch.setenv("PATH", str(STAND_INS), prepend=":")
-    monkeypatch.setattr("symmlib.serving.run.mps", noted)
-    monkeypatch.setattr("symmlib.serving.server.why_not", lambda *_: "")
-    monkeypatch.setattr("symmlib.serving.results.routed_device", lambda: "sm_90")
-    small = {"qps": (4,), "duration_s": 1, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
-    with pytest.raises(SymmlibError) as caught:
-        run_experiment(ServingExperiment(**small, arms=("gloo", "router"), one_gpu=True), tmp_path)
-    assert "2 of the servers failed" in str(caught.value)
-    assert str(caught.value).count("known to work with vLLM 0.24.0") == 2
+    def run(mps_starts: int) -> tuple[str, list[str]]:
+        events = []
+
+        @contextlib.contextmanager
+        def noted(directory):
+            if events.count("starts") == mps_starts:
+                raise SymmlibError("no MPS any more")
+            with mps(directory) as environment:
+                events.append("starts")
+                yield environment
+            events.append("has ended")
+
+        monkeypatch.setenv("PATH", str(STAND_INS), prepend=":")
+        monkeypatch.setattr("symmlib.serving.run.mps", noted)
+        monkeypatch.setattr("symmlib.serving.server.why_not", lambda *_: "")
+        monkeypatch.setattr("symmlib.serving.results.routed_device", lambda: "sm_90")
+        small = {"qps": (4,), "duration_s": 1, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
+        with pytest.raises(SymmlibError) as caught:
+            run_experiment(ServingExperiment(**small, arms=("gloo", "router"), one_gpu=True), tmp_path)
+        return str(caught.value), events
+
+    return run
+
+
+def test_after_a_server_that_failed_the_next_gets_another_mps(failing, tmp_path):
+    said, events = failing(2)
+    assert "2 of the servers failed" in said and said.count("known to work with vLLM 0.24.0") == 2
     assert events == ["starts", "has ended"] * 2
     assert (tmp_path / "results" / "gates.csv").read_text().count("server ran to its end") == 2
+
+
+def test_an_mps_that_does_not_start_again_hides_no_server_that_failed(failing):
+    said, events = failing(1)
+    assert "1 of the servers failed" in said and said.count("known to work with vLLM 0.24.0") == 1
+    assert "0 of 2 servers have run, and the rest could not: no MPS any more" in said
+    assert events == ["starts", "has ended"]
