@@ -304,9 +304,10 @@ def _ratios(rows: pd.DataFrame) -> str:
 
 def _sentence_of_few_blocks(rows: pd.DataFrame) -> str:
     baseline, treatment = _pair(rows)
+    needed = "three blocks or more" if rows.blocks.max() < TIERS["quick"] else "another tier than smoke"
     return (
         f"Seen so far in {words.blocks(rows)}, {_the(treatment)} against {baseline}: {_ratios(rows)}. That shows that "
-        "every part works; a verdict needs three blocks or more, and another tier than smoke."
+        f"every part works; a verdict needs {needed}."
     )
 
 

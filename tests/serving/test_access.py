@@ -28,7 +28,8 @@ def url():
 
 def test_a_proxy_is_not_asked_for_our_own_servers(url, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # the port 'discard', where nobody listens
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(urllib.error.URLError):
         urllib.request.build_opener().open(url, timeout=5)  # as `urlopen`, which would keep the proxy for later tests
     with access.open_url(url, 5) as response:
