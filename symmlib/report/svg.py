@@ -137,13 +137,35 @@ def _prefixed(svg: str, name: str) -> str:
 
 
 def _shortened(svg: str) -> str:
-    """Without what nobody sees, a sixth: space between elements, and digits after a hundredth of a point."""
+    """Without what nobody sees, which is a third: space between elements, digits after a hundredth of a point, turns
+    by no angle, names that nothing refers to, and in lines along an axis the coordinate that stays."""
 
-    def rounded(attribute: re.Match) -> str:
-        numbers = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", attribute[2])
-        return f' {attribute[1]}="{" ".join(numbers.split())}"'
+    def rounded(number: re.Match) -> str:
+        return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
-    return re.sub(r' (d|x|y)="([^"]*)"', rounded, re.sub(r">\s+<", "><", svg))
+    def attribute(found: re.Match) -> str:
+        value = re.sub(r"-?\d+\.\d{2,}", rounded, found[2])
+        return f' {found[1]}="{_along_axes(value) if found[1] == "d" else value}"'
+
+    svg = re.sub(r">\s+<", "><", re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg))
+    svg = re.sub(r' (d|x|y)="([^"]*)"', attribute, svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    return re.sub(r'(<g) id="([^"]*)"', lambda group: group[0] if group[2] in used else group[1], svg)
+
+
+def _along_axes(path: str) -> str:
+    """An SVG path of absolute commands, with H and V where L would repeat a coordinate: steps take half."""
+    at, commands = [], []
+    for command, arguments in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        numbers = arguments.split()
+        if command == "L" and at and at[1] == numbers[1]:
+            commands.append(f"H{numbers[0]}")
+        elif command == "L" and at and at[0] == numbers[0]:
+            commands.append(f"V{numbers[1]}")
+        else:
+            commands.append(command + " ".join(numbers))
+        at = numbers[-2:]  # none after z: a new subpath begins where M says
+    return "".join(commands)
 
 
 def _themed(svg: str) -> str:

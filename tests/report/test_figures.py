@@ -90,6 +90,31 @@ def test_a_notebook_s_pictures_are_the_same_bytes_from_the_same_data(drawn):
         assert draw()._repr_mimebundle_() == draw()._repr_mimebundle_(), name
 
 
+def points(svg_text: str) -> list[tuple[str, float, float]]:
+    """Where the pens of all paths in `svg_text` go, to a hundredth of a point: (command, x, y), with H and V as L."""
+    found = []
+    for path in re.findall(r' d="([^"]*)"', svg_text):
+        x = y = 0.0
+        for command, arguments in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+            numbers = [round(float(number), 2) for number in arguments.split()]
+            if numbers:
+                x = numbers[-2] if len(numbers) > 1 else numbers[0] if command == "H" else x
+                y = numbers[-1] if command != "H" else y
+            found.append(("L" if command in "HV" else command, x, y))
+    return found
+
+
+def test_a_page_s_figures_take_less_room_than_a_notebook_s_and_draw_the_same(drawn):
+    for draw in drawn.values():
+        figure = draw()
+        whole = svg._render(figure, "svg", facecolor="none").decode()
+        short = svg.inline(figure, "short")
+        assert len(short) < 0.9 * len(whole)
+        assert points(short) == points(whole)
+        refers = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', short))
+        assert refers <= set(re.findall(r'\bid="([^"]+)"', short))
+
+
 def test_the_style_of_the_caller_changes_nothing(drawn):
     import matplotlib
 
