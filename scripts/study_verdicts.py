@@ -29,12 +29,13 @@ def main(repetitions: int) -> None:
 
 def draw(found: pd.DataFrame, path: Path) -> None:
     plt.rcParams.update({"svg.hashsalt": "symmlib", "svg.fonttype": "none", "font.size": 10})
-    figure, panels = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
     parts = found[found["true_ratio"] == 1], found[found["true_ratio"] != 1]
     for axes, rows, bound in zip(panels, parts, (5, 90), strict=True):
-        names = (
-            rows["setting"].str.capitalize() + ", " + rows["blocks"].astype(str) + " blocks, " + rows["band"]
-        ).to_list()
+        names = [
+            f"{row.setting.capitalize()}, {'' if 'blocks' in row.setting else f'{row.blocks} blocks, '}{row.band}"
+            for row in rows.itertuples()
+        ]
         axes.axvline(bound, color="0.6", linewidth=1)
         axes.plot(100 * rows["per_family_old"], names, "s", color="0.5", label="one metric, the old rule")
         axes.plot(100 * rows["per_family"], names, "o", color="C0", label="one metric")

@@ -3,7 +3,7 @@
 `symmlib run` executes one. The shipped profiles are in notebooks/profiles/; a run's own `params.yaml` is one too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from symmlib.errors import UsageError, unknown
 from symmlib.runs import digest
 
 DIRECTORY = notebooks.DIRECTORY / "profiles"
+SERVING = "04_serving"
 _KEYS = {"name": str, "description": str, "parameters": dict}
 
 
@@ -29,6 +30,17 @@ class Profile:
     def hash(self) -> str:
         """sha256 of what runs; the description does not count."""
         return digest({"name": self.name, "parameters": self.parameters})
+
+    def with_blocks(self, blocks: int) -> "Profile":
+        """The same, but its servers run in so many blocks. Raises `UsageError` where it starts none."""
+        section = self.serving() | {"blocks": blocks}
+        return replace(self, parameters=self.parameters | {SERVING: section})
+
+    def serving(self) -> dict:
+        """Its section 04_serving. Raises `UsageError` where it has none."""
+        if SERVING not in self.parameters:
+            raise UsageError(f"the profile {self.name} has no section {SERVING}, which says what to serve.")
+        return self.parameters[SERVING]
 
     def dumps(self) -> str:
         """The profile as YAML, as `load` reads it."""

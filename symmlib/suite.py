@@ -87,6 +87,17 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
     return run
 
 
+def more_blocks(profile: Profile, blocks: int) -> Profile:
+    """The profile of a run that is to be taken up again, with `blocks` in all.
+
+    Raises `UsageError` for fewer than it has: results would be left out that were seen already.
+    """
+    has = profile.serving()["blocks"]
+    if blocks < has:
+        raise UsageError(f"--blocks {blocks}: this run has {has}, and none is taken away. Give {has} or more.")
+    return profile.with_blocks(blocks)
+
+
 def unfinished(name: str | Path, profile: Profile) -> Run | None:
     """The run whose own params.yaml `name` is, if it was killed and nobody goes on with it; None for any other profile.
 

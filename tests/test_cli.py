@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from symmlib import cli
+from symmlib import cli, profiles
 from symmlib.analysis.words import ONE_GPU_BANNER
 from symmlib.cli.commands import parser
-from symmlib.runs import write_csv
+from symmlib.runs import Run, write_csv
 from tests.waiting import PATIENCE_S
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
@@ -254,3 +254,32 @@ def test_an_a_a_dry_run_has_the_baseline_twice(capsys):
     assert "arms      gloo, gloo again\n" in capsys.readouterr().out
     assert cli.main(["serve", "--profile", "cpu", "--aa", "vllm/shm", "--dry-run"]) == 0
     assert "compared  vllm/shm again with vllm/shm\n" in capsys.readouterr().out
+
+
+def test_blocks_of_a_dry_run_are_those_asked_for(capsys):
+    assert cli.main(["serve", "--profile", "cpu", "--blocks", "6", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "blocks    6 (tier quick)" in said and "each of 18 servers" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("serve --profile cpu --dry-run --blocks 2", "tier 'quick' needs at least 3 blocks, not 2"),
+        ("serve --profile one-gpu --dry-run --blocks 3", "the profile one-gpu has no section 04_serving"),
+        ("run one-gpu --blocks 3", "the profile one-gpu has no section 04_serving"),
+        ("run smoke --blocks 21", "blocks 21 is more than 20"),
+    ],
+)
+def test_blocks_that_cannot_be_are_refused_before_anything_starts(refused, tmp_path, command, told):
+    assert told in refused(*command.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_block_that_ran_is_taken_away(refused, tmp_path):
+    kept = Run.create(profiles.load("cpu"), reports_dir=tmp_path)
+    before = (kept.path / "params.yaml").read_text()
+    assert "--blocks 2: this run has 3, and none is taken away. Give 3 or more." in refused(
+        "run", "--resume", kept.path, "--blocks", 2
+    )
+    assert (kept.path / "params.yaml").read_text() == before

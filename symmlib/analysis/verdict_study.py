@@ -23,17 +23,22 @@ COLUMNS = ["setting", "true_ratio", "blocks", "cells", "families", "band", "expe
 
 @dataclass(frozen=True)
 class Setting:
-    """A design whose true ratio is the same everywhere. Each of `metrics` makes one family of `cells` cells."""
+    """A design whose true ratio is the same everywhere. Each of `metrics` makes one family of `cells` cells.
+
+    `looks`: numbers of blocks after which somebody looks, and stops at what is found by then.
+    """
 
     name: str
     true_ratio: float
     blocks: int
     cells: int
     metrics: tuple[str, ...]
+    looks: tuple[int, ...] = ()
 
 
 def settings() -> list[Setting]:
-    """Two equal arms, in 3 and 6 blocks; and an effect of 5 %, told as a ratio and as a factor."""
+    """Two equal arms, in 3 and 6 blocks; an effect of 5 %, told as a ratio and as a factor; and both where 3 blocks are
+    added to 3 that found nothing."""
     both, one = ("ttft", "tpot"), ("tpot",)
     return [
         Setting("equal arms", 1, 6, 2, both),
@@ -42,6 +47,8 @@ def settings() -> list[Setting]:
         Setting("1.05x faster", 1 / 1.05, 6, 1, one),
         Setting("5 % less time", 0.95, 10, 1, one),
         Setting("5 % less time", 0.95, 3, 1, one),
+        Setting("equal arms, 3 blocks and 3 more", 1, 6, 2, both, looks=(3,)),
+        Setting("5 % less time, 3 blocks and 3 more", 0.95, 6, 1, one, looks=(3,)),
     ]
 
 
@@ -92,7 +99,9 @@ def _rows(setting: Setting, repetitions: int) -> list[tuple]:
         floor = noise_floor(compare(simulate(equal, chance), [PAIR]))
         summary = simulate(setting, chance)
         for band, delta in (("A/A", floor), ("assumed", DELTA)):
-            found[band].append(_found(compare(summary, [PAIR], delta=delta), setting.true_ratio))
+            looks = [summary[summary.block <= look] for look in (*setting.looks, setting.blocks)]
+            seen = [_found(compare(blocks, [PAIR], delta=delta), setting.true_ratio) for blocks in looks]
+            found[band].append(np.any(seen, axis=0))
     for band, experiments in found.items():
         counted = np.array(experiments)  # experiments x families x rules
         any_family, (per_family, old) = counted[:, :, 0].any(axis=1).mean(), counted.mean(axis=(0, 1))

@@ -24,6 +24,11 @@ def add_within(command: argparse.ArgumentParser) -> None:
                          "in so many minutes; the same run, taken up again, goes on with the rest")  # fmt: skip
 
 
+def add_blocks(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--blocks", type=int, metavar="N", help="serve N blocks instead of the profile's; in a run "
+                         "that is taken up again, those that ran are kept and the rest are added")  # fmt: skip
+
+
 def world_size(text: str) -> int | list[int]:
     """One number of ranks, or several by commas."""
     try:

@@ -1,8 +1,7 @@
 """`symmlib serve` and `serve import`: serving experiments, our own and others'."""
 
-from symmlib.cli.options import add_command, add_out, add_within, path
+from symmlib.cli.options import add_blocks, add_command, add_out, add_within, path
 from symmlib.cli.output import output, short
-from symmlib.errors import UsageError
 
 
 def add(commands) -> None:
@@ -14,6 +13,7 @@ def add(commands) -> None:
                          "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
     add_within(command)
+    add_blocks(command)
     add_out(command)
     others = command.add_subparsers(metavar="import", required=False)
     command = add_command(others, serve_import, "add what another load generator measured to the same tables", "import")
@@ -34,9 +34,9 @@ def serve(arguments) -> int:
 
     deadline.set_within(arguments.within)
     profile = profiles.load(arguments.profile)
-    if "04_serving" not in profile.parameters:
-        raise UsageError(f"the profile {profile.name} has no section 04_serving, which says what to serve.")
-    parameters = profile.parameters["04_serving"]
+    if arguments.blocks is not None:
+        profile = profile.with_blocks(arguments.blocks)
+    parameters = profile.serving()
     experiment = ServingExperiment.of(parameters)
     if arguments.aa is not None:
         experiment = experiment.a_a(arguments.aa or experiment.baseline)

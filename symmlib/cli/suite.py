@@ -1,7 +1,7 @@
 """`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
 
 from symmlib import progress
-from symmlib.cli.options import add_command, add_reports_dir, add_within, path
+from symmlib.cli.options import add_blocks, add_command, add_reports_dir, add_within, path
 from symmlib.cli.output import short
 from symmlib.errors import UsageError
 
@@ -17,6 +17,7 @@ def add_run(commands) -> None:
                          "run's params.yaml; by default the one that suits this machine")  # fmt: skip
     command.add_argument("--resume", type=path, metavar="RUN_DIR", help="go on with this run; skip what is done")
     add_within(command)
+    add_blocks(command)
     add_reports_dir(command)
 
 
@@ -54,9 +55,11 @@ def run(arguments) -> int:
     if name is None:
         name = resume.path / "params.yaml" if resume else doctor.default_profile()
     profile = profiles.load(name)
-    suite.validate(profile)
     if resume is None and (resume := suite.unfinished(name, profile)):
         progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
+    if arguments.blocks is not None:
+        profile = suite.more_blocks(profile, arguments.blocks) if resume else profile.with_blocks(arguments.blocks)
+    suite.validate(profile)
     finished = suite.run_profile(profile, reports_dir=arguments.reports_dir, resume=resume)
     page = suite.report(finished)
     manifest = finished.manifest

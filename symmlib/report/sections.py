@@ -12,6 +12,7 @@ import pandas as pd
 from symmlib.analysis import bands, fastest, published, verdicts, words
 from symmlib.analysis.allreduce import VLLM_WAYS
 from symmlib.analysis.distributions import counting
+from symmlib.analysis.serving import MAX_BLOCKS
 from symmlib.report import contents, figures
 from symmlib.report.contents import Contents
 from symmlib.report.parts import Table, plot, unbroken
@@ -155,6 +156,14 @@ def provenance(manifest: dict) -> list[tuple[str, str]]:
         ("environment", " ".join(f"{name}={value}" for name, value in (manifest.get("environment") or {}).items())),
     ]
     return [(name, str(value)) for name, value in rows if value]
+
+
+def more_blocks(run: Contents) -> int | None:
+    """Twice the blocks that it serves, for who wants surer verdicts; None where nothing is served or it is the most."""
+    blocks = run.experiment.get("blocks", MAX_BLOCKS)
+    if run.tables["comparison"] is None or blocks >= MAX_BLOCKS:
+        return None
+    return min(2 * blocks, MAX_BLOCKS)
 
 
 def files(run: Contents) -> dict[str, list[str]]:

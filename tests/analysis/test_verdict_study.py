@@ -41,3 +41,10 @@ def test_a_study_gives_the_same_table_again():
     small = Setting("small", 0.9, 3, 1, ("tpot",))
     once, again = (study(3, which=[small]) for _ in range(2))
     assert once.equals(again) and list(once.columns) == COLUMNS
+
+
+def test_who_looks_after_three_blocks_and_goes_on_finds_what_either_look_finds():
+    once = Setting("equal", 0.93, 6, 1, ("tpot",))
+    twice = Setting("equal", 0.93, 6, 1, ("tpot",), looks=(3,))  # the same name and blocks, so the same experiments
+    last, either = (study(EXPERIMENTS, which=[setting]).per_family for setting in (once, twice))
+    assert (either >= last).all() and (either > 0.9).all()

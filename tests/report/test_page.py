@@ -178,6 +178,18 @@ def comparison_rows(run_dir) -> list[list[str]]:
     return [table.columns, *table.rows]
 
 
+@pytest.mark.parametrize(("blocks", "asked"), [(3, "--blocks 6"), (15, "--blocks 20"), (20, None), (None, None)])
+def test_the_page_says_how_to_add_blocks_where_there_can_be_more(whole_run, blocks, asked):
+    if blocks is not None:
+        write_text(whole_run / "raw" / "serving" / "experiment.json", json.dumps({"blocks": blocks}))
+    text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    if asked is None:
+        assert "--blocks" not in text
+    else:
+        run_id = json.loads((whole_run / "manifest.json").read_text(encoding="utf-8"))["run_id"]
+        assert f".venv/bin/symmlib run --resume reports/runs/{run_id} {asked}" in text
+
+
 def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):
     manifest = json.loads((bare_run / "manifest.json").read_text(encoding="utf-8"))
     write_json(bare_run / "manifest.json", {**manifest, "steps": {}})
