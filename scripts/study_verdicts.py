@@ -22,20 +22,21 @@ def main(repetitions: int) -> None:
     print("|---|---|---|---|---|---|---|")
     for row in found.itertuples():
         print(
-            f"| {row.setting} | {row.blocks} | {row.cells} × {row.families} | {row.band} | {row.any_family:.1%} "
+            f"| {row.setting} | {blocks_of(row)} | {row.cells} × {row.families} | {row.band} | {row.any_family:.1%} "
             f"| {row.per_family:.1%} | {row.per_family_old:.1%} |"
         )
 
 
+def blocks_of(row) -> str:
+    return f"{row.first_look} + {row.blocks - row.first_look}" if row.first_look else str(row.blocks)
+
+
 def draw(found: pd.DataFrame, path: Path) -> None:
     plt.rcParams.update({"svg.hashsalt": "symmlib", "svg.fonttype": "none", "font.size": 10})
-    figure, panels = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     parts = found[found["true_ratio"] == 1], found[found["true_ratio"] != 1]
     for axes, rows, bound in zip(panels, parts, (5, 90), strict=True):
-        names = [
-            f"{row.setting.capitalize()}, {'' if 'blocks' in row.setting else f'{row.blocks} blocks, '}{row.band}"
-            for row in rows.itertuples()
-        ]
+        names = [f"{row.setting.capitalize()}, {blocks_of(row)} blocks, {row.band}" for row in rows.itertuples()]
         axes.axvline(bound, color="0.6", linewidth=1)
         axes.plot(100 * rows["per_family_old"], names, "s", color="0.5", label="one metric, the old rule")
         axes.plot(100 * rows["per_family"], names, "o", color="C0", label="one metric")

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from symmlib import notebooks, safe_yaml
+from symmlib.analysis.serving import tier_of
 from symmlib.errors import UsageError, unknown
 from symmlib.runs import digest
 
@@ -32,8 +33,9 @@ class Profile:
         return digest({"name": self.name, "parameters": self.parameters})
 
     def with_blocks(self, blocks: int) -> "Profile":
-        """The same, but its servers run in so many blocks. Raises `UsageError` where it starts none."""
-        section = self.serving() | {"blocks": blocks}
+        """The same, but its section 04_serving is served in so many blocks, for the verdicts that these earn (`tier`).
+        Raises `UsageError` where it has no such section."""
+        section = self.serving() | {"blocks": blocks, "tier": tier_of(blocks)}
         return replace(self, parameters=self.parameters | {SERVING: section})
 
     def serving(self) -> dict:

@@ -11,7 +11,9 @@ from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.profiles import Profile
 from symmlib.runs import Run, default_reports_dir, digest, write_text
+from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import find_model
+from symmlib.serving.turns import require_all_blocks
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
 # 05_accuracy keeps its gates beside those of 04_serving, which writes them anew.
@@ -87,15 +89,11 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
     return run
 
 
-def more_blocks(profile: Profile, blocks: int) -> Profile:
-    """The profile of a run that is to be taken up again, with `blocks` in all.
-
-    Raises `UsageError` for fewer than it has: results would be left out that were seen already.
-    """
-    has = profile.serving()["blocks"]
-    if blocks < has:
-        raise UsageError(f"--blocks {blocks}: this run has {has}, and none is taken away. Give {has} or more.")
-    return profile.with_blocks(blocks)
+def with_blocks(run: Run, profile: Profile, blocks: int) -> Profile:
+    """`profile` with so many blocks, for `run` to be gone on with. Raises `UsageError` for fewer than have run."""
+    changed = profile.with_blocks(blocks)
+    require_all_blocks(ServingExperiment.of(changed.serving()), run.path / "raw" / "serving")
+    return changed
 
 
 def unfinished(name: str | Path, profile: Profile) -> Run | None:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: a mistake costs seconds, is named, and leaves nothing behind."""
 
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -11,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from symmlib import cli, profiles
+from symmlib import cli, profiles, suite
 from symmlib.analysis.words import ONE_GPU_BANNER
 from symmlib.cli.commands import parser
-from symmlib.runs import Run, write_csv
+from symmlib.runs import Run, write_csv, write_json
 from tests.waiting import PATIENCE_S
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
@@ -259,16 +260,16 @@ def test_an_a_a_dry_run_has_the_baseline_twice(capsys):
 def test_blocks_of_a_dry_run_are_those_asked_for(capsys):
     assert cli.main(["serve", "--profile", "cpu", "--blocks", "6", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "blocks    6 (tier quick)" in said and "each of 18 servers" in said
+    assert "blocks    6 (tier standard)" in said and "each of 18 servers" in said
 
 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("serve --profile cpu --dry-run --blocks 2", "tier 'quick' needs at least 3 blocks, not 2"),
+        ("serve --profile cpu --dry-run --blocks 0", "blocks 0 is not a whole number of at least 1"),
         ("serve --profile one-gpu --dry-run --blocks 3", "the profile one-gpu has no section 04_serving"),
-        ("run one-gpu --blocks 3", "the profile one-gpu has no section 04_serving"),
-        ("run smoke --blocks 21", "blocks 21 is more than 20"),
+        ("run one-gpu --reports-dir . --blocks 3", "the profile one-gpu has no section 04_serving"),
+        ("run smoke --reports-dir . --blocks 21", "blocks 21 is more than 20"),
     ],
 )
 def test_blocks_that_cannot_be_are_refused_before_anything_starts(refused, tmp_path, command, told):
@@ -276,10 +277,29 @@ def test_blocks_that_cannot_be_are_refused_before_anything_starts(refused, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_no_block_that_ran_is_taken_away(refused, tmp_path):
-    kept = Run.create(profiles.load("cpu"), reports_dir=tmp_path)
-    before = (kept.path / "params.yaml").read_text()
-    assert "--blocks 2: this run has 3, and none is taken away. Give 3 or more." in refused(
-        "run", "--resume", kept.path, "--blocks", 2
-    )
-    assert (kept.path / "params.yaml").read_text() == before
+@pytest.fixture
+def four_blocks(tmp_path) -> Run:
+    """A run of the profile cpu in which four of five blocks are done, as `symmlib run cpu --blocks 5` leaves one."""
+    run = Run.create(profiles.load("cpu").with_blocks(5), reports_dir=tmp_path)
+    for block, arm in itertools.product(range(1, 5), ("gloo", "router")):
+        write_json(run.path / "raw" / "serving" / f"block-{block}" / f"tp2-{arm}" / "turn.json", {})
+    return run
+
+
+def test_no_block_that_ran_is_taken_away(refused, four_blocks):
+    before = (four_blocks.path / "params.yaml").read_text()
+    said = refused("run", "--resume", four_blocks.path, "--blocks", 3)
+    assert "4 blocks have run in" in said and "ask for 4 or more (--blocks 4) instead of 3" in said
+    assert (four_blocks.path / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(("blocks", "tier"), [(4, "quick"), (6, "standard"), (10, "full")])
+def test_a_run_is_gone_on_with_in_so_many_blocks_for_the_verdicts_that_they_earn(
+    called, four_blocks, monkeypatch, blocks, tier
+):
+    executed = []
+    monkeypatch.setattr(suite.notebooks, "execute", lambda run, name, parameters: executed.append((name, parameters)))
+    called("run", "--resume", four_blocks.path, "--blocks", blocks)
+    asked = dict(executed)["04_serving"]
+    assert (asked["blocks"], asked["tier"]) == (blocks, tier)
+    assert profiles.load(four_blocks.path / "params.yaml").parameters["04_serving"] == asked

@@ -41,7 +41,7 @@ def serve(arguments) -> int:
     if arguments.aa is not None:
         experiment = experiment.a_a(arguments.aa or experiment.baseline)
         named = {"arms": [arm.as_dict() for arm in experiment.arms]}
-        parameters |= named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
+        parameters = parameters | named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
     if arguments.dry_run:
         print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
         return 0

@@ -55,11 +55,12 @@ def run(arguments) -> int:
     if name is None:
         name = resume.path / "params.yaml" if resume else doctor.default_profile()
     profile = profiles.load(name)
+    suite.validate(profile)
     if resume is None and (resume := suite.unfinished(name, profile)):
         progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
-    if arguments.blocks is not None:
-        profile = suite.more_blocks(profile, arguments.blocks) if resume else profile.with_blocks(arguments.blocks)
-    suite.validate(profile)
+    if (blocks := arguments.blocks) is not None:
+        profile = suite.with_blocks(resume, profile, blocks) if resume else profile.with_blocks(blocks)
+        suite.validate(profile)
     finished = suite.run_profile(profile, reports_dir=arguments.reports_dir, resume=resume)
     page = suite.report(finished)
     manifest = finished.manifest

@@ -36,7 +36,7 @@ SECTIONS = {  # what each makes of a run's `Contents`
     "numerics": numerics.numerics,
     "gates": sections.gates,
     "not_run": timings.not_run,
-    "more_blocks": sections.more_blocks,
+    "suggested_blocks": sections.suggested_blocks,
 }
 NAMES = {  # sections in their order: `templates/sections/<id>.html`, and what the contents call it
     "serving": "Serving",

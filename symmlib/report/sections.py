@@ -158,10 +158,14 @@ def provenance(manifest: dict) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value]
 
 
-def more_blocks(run: Contents) -> int | None:
-    """Twice the blocks that it serves, for who wants surer verdicts; None where nothing is served or it is the most."""
-    blocks = run.experiment.get("blocks", MAX_BLOCKS)
-    if run.tables["comparison"] is None or blocks >= MAX_BLOCKS:
+def suggested_blocks(run: Contents) -> int | None:
+    """Twice the blocks that have run, for who wants narrower intervals. None where there is nothing to add to: blocks
+    that were asked for are missing, servers' own files are not there, or there are as many as can be."""
+    comparison = run.tables["comparison"]
+    if comparison is None or not any((run.path / "raw" / "serving").glob("block-*/*/turn.json")):
+        return None
+    blocks = int(comparison.blocks.max())
+    if blocks != run.experiment.get("blocks") or not 0 < blocks < MAX_BLOCKS:
         return None
     return min(2 * blocks, MAX_BLOCKS)
 

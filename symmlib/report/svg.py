@@ -137,8 +137,11 @@ def _prefixed(svg: str, name: str) -> str:
 
 
 def _shortened(svg: str) -> str:
-    """Without what nobody sees, which is a third: space between elements, digits after a hundredth of a point, turns
-    by no angle, names that nothing refers to, and in lines along an axis the coordinate that stays."""
+    """A file of matplotlib's without what nobody sees, which is a third: space between elements, digits after a
+    hundredth of a point, turns by no angle, names that nothing refers to, and in lines along an axis the coordinate
+    that stays. Those of other programs, which a notebook may hold, stay as they are."""
+    if '<g id="figure_1">' not in svg:
+        return svg
 
     def rounded(number: re.Match) -> str:
         return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
@@ -147,20 +150,27 @@ def _shortened(svg: str) -> str:
         value = re.sub(r"-?\d+\.\d{2,}", rounded, found[2])
         return f' {found[1]}="{_along_axes(value) if found[1] == "d" else value}"'
 
-    svg = re.sub(r">\s+<", "><", re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg))
-    svg = re.sub(r' (d|x|y)="([^"]*)"', attribute, svg)
+    def tag(found: re.Match) -> str:
+        turned = re.sub(r' transform="rotate\(-?0 [^")]*\)"', "", found[0])
+        return re.sub(r' (d|x|y)="([^"]*)"', attribute, turned)
+
+    svg = re.sub(r"<[^<>]*>", tag, re.sub(r">\s+<", "><", svg))
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     return re.sub(r'(<g) id="([^"]*)"', lambda group: group[0] if group[2] in used else group[1], svg)
 
 
 def _along_axes(path: str) -> str:
-    """An SVG path of absolute commands, with H and V where L would repeat a coordinate: steps take half."""
+    """An SVG path with H and V where L would repeat a coordinate: steps take half. Of paths as matplotlib writes them:
+    absolute commands, plain numbers; others stay as they are."""
+    if not re.fullmatch(r"[MLQCz\d\s.-]*", path):
+        return path
     at, commands = [], []
     for command, arguments in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
         numbers = arguments.split()
-        if command == "L" and at and at[1] == numbers[1]:
+        is_line = command == "L" and len(at) == len(numbers) == 2
+        if is_line and at[1] == numbers[1]:
             commands.append(f"H{numbers[0]}")
-        elif command == "L" and at and at[0] == numbers[0]:
+        elif is_line and at[0] == numbers[0]:
             commands.append(f"V{numbers[1]}")
         else:
             commands.append(command + " ".join(numbers))

@@ -117,8 +117,7 @@ def run_accuracy(experiment: AccuracyExperiment, out: Path, routing_table: Path 
     `run.run_experiment` has them.
     """
     raw, results = Path(out) / "raw" / "accuracy", Path(out) / "results"
-    own_table = Path(out) / "routing.toml"
-    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session = _Session(experiment, raw, routing_table)
     with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         turns = session.turns()

@@ -144,8 +144,8 @@ class ServingExperiment:
         return len({dataclasses.replace(arm, name="", blocks=0) for arm in self.arms}) == 1
 
     def is_partial(self, arm: Arm) -> bool:
-        """Whether `arm` is in some of the blocks only; it runs when all others have."""
-        return 0 < arm.blocks < self.blocks
+        """Whether `arm` says in how many blocks it is; it runs when all others have."""
+        return arm.blocks > 0
 
     def again(self) -> list[Arm]:
         """The arms that are the baseline once more, under other names."""
@@ -179,8 +179,8 @@ class ServingExperiment:
         """The arms' order in each block: random by `seed`, and balanced.
 
         Over as many blocks as there are arms in all blocks each of these comes first, second, ... once (a Latin square
-        with shuffled rows and names), so that a machine that drifts within a block favours nobody. An arm with fewer
-        `blocks` is the last in the first ones.
+        with shuffled rows and names), so that a machine that drifts within a block favours nobody. An arm with
+        `blocks` of its own is the last in the first ones. More blocks change nothing about those before.
         """
         chance = random.Random(self.seed)
         always = [arm for arm in self.arms if not self.is_partial(arm)]

@@ -29,7 +29,7 @@ from symmlib.serving.prediction import predict
 from symmlib.serving.results import write_agreement, write_results
 from symmlib.serving.session import OUT_OF_TIME, Session
 from symmlib.serving.shown import Shown, Slowed
-from symmlib.serving.turns import Turn, all_turns, rate_name, take_up
+from symmlib.serving.turns import Turn, all_turns, is_same, rate_name, require_all_blocks, take_up
 
 GREEDY_PROMPTS, GREEDY_TOKENS = 32, 16  # asked in block 1, so that answers can be compared from arm to arm
 ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
@@ -39,27 +39,29 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
     """Run `experiment` and return its comparison (columns: `analysis.serving.COMPARISON_COLUMNS`).
 
     `routing_table`: the file that the router follows; None means the run's own `out/routing.toml`, where there is one,
-    else the built-in tables. Writes `out/raw/serving/` and, in `out/results/`, serving.csv, serving_summary.csv,
-    comparison.csv, gates.csv, prediction.csv and, if an A/A experiment of this load is there, noise_floor.csv: after
-    every server, so that an error or an interruption, which end the server, cost no more than what was running. Called
-    again with the same experiment it goes on after the last server that ran to its end. An arm that this machine lacks
-    is left out, with its reason in raw/serving/experiment.json.
+    else what it followed here before, else the built-in tables. Writes `out/raw/serving/` and, in `out/results/`,
+    serving.csv, serving_summary.csv, comparison.csv, gates.csv, prediction.csv and, if an A/A experiment of this load
+    is there, noise_floor.csv: after every server, so that an error or an interruption, which end the server, cost no
+    more than what was running. Called again with the same experiment, or more blocks of it, it goes on after the last
+    server that ran to its end. An arm that this machine lacks is left out, with its reason in
+    raw/serving/experiment.json.
 
-    Raises `UsageError` for what cannot run here and while another experiment holds these GPUs, `SymmlibError` for a
-    baseline, a treatment or (where ranks share a GPU) a vLLM that this machine lacks, and for a server or a load
-    generator that fails: in the end, when the other arms have run, and are in the results. The arm that failed is a
-    gate's failure there; called again with the same experiment, it gets another try. `SymmlibError` also where
-    `deadline` left no time for all servers.
+    Raises `UsageError` for what cannot run here, for fewer blocks than it has run in, and while another experiment
+    holds these GPUs, `SymmlibError` for a baseline, a treatment or (where ranks share a GPU) a vLLM that this machine
+    lacks, and for a server or a load generator that fails: in the end, when the other arms have run, and are in the
+    results. The arm that failed is a gate's failure there; called again with the same experiment, it gets another try.
+    `SymmlibError` also where `deadline` left no time for all servers.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
-    own_table = Path(out) / "routing.toml"
-    session = _Session(experiment, raw, routing_table or (own_table if own_table.is_file() else None))
+    session = _Session(experiment, raw, routing_table)
     with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
-        experiment, turns = session.experiment, all_turns(session.experiment, raw)
-        left = take_up(turns, experiment, raw, session.note())
+        experiment, turns, note = session.experiment, all_turns(session.experiment, raw), session.note()
+        if is_same(raw, note):
+            require_all_blocks(experiment, raw)
+        left = take_up(turns, experiment, raw, note)
         session.keep_table()
         done = [turn for turn in turns if turn not in left]
         if done:

@@ -38,7 +38,7 @@ class Session:
 
     def __init__(self, experiment: ServingExperiment, raw: Path, routing_table: Path | None):
         self.raw = raw
-        self.routing_table = routing_table
+        self.routing_table = routing_table = routing_table or _table_of(raw)
         self.failed: dict[Turn, SymmlibError] = {}
         self.stopped = ""
         self.of_all_servers: dict[str, str] = {}
@@ -128,6 +128,12 @@ class Session:
         for arm, why in left_out.items():
             say(f"without {arm}: {why}")
         return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
+
+
+def _table_of(raw: Path) -> Path | None:
+    """The table that the run has, or that its servers followed before."""
+    tables = (raw.parent.parent / "routing.toml", raw / "routing.toml")
+    return next((table for table in tables if table.is_file()), None)
 
 
 def _plugin_installed() -> bool:

@@ -10,7 +10,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from symmlib.errors import SymmlibError
+from symmlib.analysis.serving import MAX_BLOCKS
+from symmlib.errors import SymmlibError, UsageError
 from symmlib.progress import say
 from symmlib.runs import write_json
 from symmlib.serving.arms import Arm
@@ -18,6 +19,7 @@ from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.gates import Measurement
 
 WHOLE = "turn.json"
+NOTE = "experiment.json"
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,33 @@ def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
     return sorted(turns, key=lambda turn: experiment.is_partial(turn.arm))
 
 
+def require_all_blocks(experiment: ServingExperiment, raw: Path) -> None:
+    """Raise `UsageError` if more blocks have run than `experiment` has: none is left out of what was seen already."""
+    places = [f"tp{tp}-{place_of(arm)}" for tp in experiment.tp for arm in (experiment.baseline, experiment.treatment)]
+    blocks = range(MAX_BLOCKS, experiment.blocks, -1)
+    ran = next((n for n in blocks if all((raw / f"block-{n}" / place / WHOLE).is_file() for place in places)), None)
+    if ran:
+        raise UsageError(
+            f"{ran} blocks have run in {raw.parent.parent}, and none is taken away: ask for {ran} or more "
+            f"(--blocks {ran}) instead of {experiment.blocks}, or for another directory."
+        )
+
+
+def is_same(raw: Path, note: dict) -> bool:
+    """Whether what is in `raw` was measured by the experiment of `note`."""
+    try:
+        return json.loads((raw / NOTE).read_text(encoding="utf-8")).get("hash") == note["hash"]
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: dict) -> list[Turn]:
     """What is still to run of `turns`, with `note` in `raw/experiment.json`.
 
     Whole turns count if the file holds the same `hash` already: they were made by the very same experiment. What was
     under way when it was killed runs again from its beginning. What another experiment measured there is moved aside.
     """
-    path = raw / "experiment.json"
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")).get("hash") == note["hash"]
-    except (OSError, ValueError, AttributeError):
-        same = False
+    same = is_same(raw, note)
     kept = [turn for turn in turns if same and turn.is_whole(experiment)]
     if not same and any(raw.rglob(WHOLE)):
         names = (raw.with_name(f"{raw.name}-before-{number}") for number in itertools.count(1))
@@ -109,7 +127,7 @@ def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: d
     for turn in turns:
         if turn not in kept and turn.place.exists():
             shutil.rmtree(turn.place)
-    write_json(path, note)
+    write_json(raw / NOTE, note)
     return [turn for turn in turns if turn not in kept]
 
 

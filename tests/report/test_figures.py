@@ -115,6 +115,42 @@ def test_a_page_s_figures_take_less_room_than_a_notebook_s_and_draw_the_same(dra
         assert refers <= set(re.findall(r'\bid="([^"]+)"', short))
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        '<path d="M0,0 L1,0"/>',
+        '<path d="m 1 1 l 2 2 L 3 2"/>',
+        '<path d="M 0 0 H 5 L 6 7"/>',
+        '<g id="short-mine"/>',
+    ],
+)
+def test_what_another_program_drew_is_shown_as_it_is(drawn):
+    whole = drawn.replace("short-", "")
+    assert drawn in svg.adopted(f'<svg viewBox="0 0 9 9"> {whole} </svg>', "short", "title", "words")
+
+
+@pytest.mark.parametrize(
+    ("path", "short"),
+    [
+        ("M 0 0 L 1 0 L 1 2 L 3 4 z", "M0 0H1V2L3 4z"),
+        ("M 1 2 Q 3 4 5 6 L 5 7 z M 5 8 L 6 8", "M1 2Q3 4 5 6V7zM5 8H6"),
+        ("M 1 1 z L 2 1", "M1 1zL2 1"),
+        ("m 1 1 l 2 2 L 3 2", "m 1 1 l 2 2 L 3 2"),
+        ("M 0 0 L 1e-05 0", "M 0 0 L 1e-05 0"),
+        ("M 0 0 L", "M0 0L"),
+        ("", ""),
+    ],
+)
+def test_a_path_goes_along_an_axis_where_it_did(path, short):
+    assert svg._along_axes(path) == short
+
+
+def test_words_that_look_like_a_path_or_a_turn_are_left_alone():
+    words = 'd="M 0 0 L 0 1.2345" transform="rotate(-0 1 2)"'
+    shown = svg._shortened(f'<g id="figure_1"><text transform="rotate(-0 1 2) scale(3)"> {words} </text></g>')
+    assert words in shown and "scale(3)" in shown
+
+
 def test_the_style_of_the_caller_changes_nothing(drawn):
     import matplotlib
 

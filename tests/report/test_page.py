@@ -178,11 +178,18 @@ def comparison_rows(run_dir) -> list[list[str]]:
     return [table.columns, *table.rows]
 
 
-@pytest.mark.parametrize(("blocks", "asked"), [(3, "--blocks 6"), (15, "--blocks 20"), (20, None), (None, None)])
-def test_the_page_says_how_to_add_blocks_where_there_can_be_more(whole_run, blocks, asked):
-    if blocks is not None:
-        write_text(whole_run / "raw" / "serving" / "experiment.json", json.dumps({"blocks": blocks}))
+@pytest.mark.parametrize(
+    ("ran", "blocks", "asked"),
+    [(3, 3, "--blocks 6"), (15, 15, "--blocks 20"), (20, 20, None), (2, 3, None), (3, "3", None), (3, None, None)],
+)
+def test_the_page_says_how_to_add_blocks_where_those_asked_for_ran(whole_run, comparison, ran, blocks, asked):
+    write_csv(whole_run / "results" / "comparison.csv", comparison.assign(blocks=ran))
+    write_json(whole_run / "raw" / "serving" / "experiment.json", {"blocks": blocks})
+    alone = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    assert "--blocks" not in alone  # as where it was published: what servers left is not there to go on with
+    write_json(whole_run / "raw" / "serving" / "block-1" / "tp2-gloo" / "turn.json", {})
     text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    assert "the section “suggested blocks”" not in text
     if asked is None:
         assert "--blocks" not in text
     else:

@@ -15,7 +15,8 @@ import yaml
 from symmlib.errors import UsageError
 from symmlib.runs import Run
 from symmlib.serving import ServingExperiment, claim
-from symmlib.serving.turns import all_turns, take_up
+from symmlib.serving.session import Session
+from symmlib.serving.turns import all_turns, require_all_blocks, take_up
 from tests.waiting import PATIENCE_S, RUN_S
 
 SMALL = {"qps": [4], "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
@@ -114,6 +115,51 @@ def test_more_blocks_go_on_where_fewer_ended(tmp_path):
     for turn in turns:
         whole(turn, few)
     assert take_up(all_turns(more, raw), more, raw, {"hash": "a"}) == all_turns(more, raw)[2:]
+
+
+def test_fewer_blocks_than_have_run_are_refused_and_a_block_that_is_not_whole_is_none(tmp_path):
+    few, more = (ServingExperiment(**SMALL | {"blocks": blocks}) for blocks in (1, 3))
+    raw = tmp_path / "raw" / "serving"
+    for turn in all_turns(more, raw)[:-1]:
+        whole(turn, more)
+    with pytest.raises(UsageError, match=r"2 blocks have run in .*: ask for 2 or more \(--blocks 2\) instead of 1"):
+        require_all_blocks(few, raw)
+    require_all_blocks(ServingExperiment(**SMALL | {"blocks": 2}), raw)
+
+
+def test_how_many_blocks_and_what_verdicts_they_earn_make_no_other_experiment(tmp_path):
+    def noted(**changes) -> str:
+        return Session(ServingExperiment(**SMALL | changes), tmp_path / "raw" / "serving", None).note()["hash"]
+
+    assert noted() == noted(blocks=3, tier="quick") == noted(blocks=6, tier="standard")
+    assert noted() != noted(output_len=5)
+
+
+def test_the_router_goes_on_with_the_table_that_it_followed_unless_the_run_has_its_own(tmp_path):
+    given = tmp_path / "mine.toml"
+    given.write_text('schema = 1\n[[table]]\ndevice = "cpu"\nworld_size = 2\ndtype = "bfloat16"\nmode = "eager"\n'
+                     'multicast = false\nsource = "by hand"\n[[table.route]]\nbackend = "gloo"\n')  # fmt: skip
+    raw = tmp_path / "raw" / "serving"
+
+    def session(table=None) -> Session:
+        return Session(ServingExperiment(**SMALL), raw, table)
+
+    assert session().routing_table is None
+    first = session(given)
+    first.keep_table()
+    again = session()
+    assert again.routing_table == raw / "routing.toml" and again.note()["hash"] == first.note()["hash"]
+    own = tmp_path / "routing.toml"
+    own.write_text(given.read_text().replace("by hand", "of this run"))
+    assert session().routing_table == own and session(given).routing_table == given
+
+
+def test_more_blocks_change_nothing_about_those_before(tmp_path):
+    floor = {"name": "floor", "all_reduce": "vllm/shm", "blocks": 3}
+    few, more = (
+        ServingExperiment(**SMALL | {"arms": ["gloo", floor, "router"], "blocks": blocks}).orders() for blocks in (3, 7)
+    )
+    assert more[:3] == few and all(arm.name != "floor" for order in more[3:] for arm in order)
 
 
 def test_arms_of_some_blocks_only_run_when_what_is_to_be_compared_is_whole(tmp_path):
