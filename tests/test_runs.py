@@ -14,7 +14,7 @@ from symmlib import suite
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.profiles import Profile
 from symmlib.provenance import provenance
-from symmlib.runs import Run, latest_run, write_csv, write_json, write_text
+from symmlib.runs import PROJECT, Run, latest_run, published_example, write_csv, write_json, write_text
 
 PROFILE = Profile("tiny", "for tests", {"01_environment": {}})
 
@@ -145,6 +145,14 @@ def test_the_latest_run_is_the_newest_that_has_the_result(tmp_path):
         write_csv(run.results / "allreduce_summary.csv", pd.DataFrame())
     assert latest_run(tmp_path).id == second.id
     assert latest_run(tmp_path, needing="serving.csv") is None
+
+
+def test_a_published_run_is_shown_until_there_is_one_of_ones_own(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SYMMLIB_REPORTS", str(tmp_path))
+    newest = max((PROJECT / "reports" / "published").glob("*/results/comparison.csv")).parents[1]
+    assert published_example("comparison.csv") == newest
+    write_text(run.results / "comparison.csv", "tp\n")
+    assert published_example("comparison.csv") is None
 
 
 def test_a_copy_without_its_checkout_takes_its_revision_from_the_environment(monkeypatch, tmp_path):
