@@ -99,8 +99,8 @@ def _rows(setting: Setting, repetitions: int) -> list[tuple]:
         chance = np.random.default_rng([repetition, setting.blocks, *setting.name.encode()])
         floor = noise_floor(compare(simulate(equal, chance), [PAIR]))
         summary = simulate(setting, chance)
+        looks = [summary[summary.block <= seen] for seen in (setting.first_look, setting.blocks) if seen]
         for band, delta in (("A/A", floor), ("assumed", DELTA)):
-            looks = [summary[summary.block <= seen] for seen in (setting.first_look, setting.blocks) if seen]
             each = [_found(compare(seen, [PAIR], delta=delta), setting.true_ratio) for seen in looks]
             found[band].append(np.any(each, axis=0))
     for band, experiments in found.items():

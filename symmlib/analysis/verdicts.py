@@ -140,7 +140,7 @@ def _answer(lead: pd.DataFrame) -> str:
     if verdicts == {"equivalent"}:
         return f"Keep {baseline}: {_the(treatment)} is as fast per token"
     if verdicts == {"inconclusive"}:
-        return f"Undecided: {_the(treatment)} and {baseline} are too close per token"
+        return f"Undecided whether {_the(treatment)} is faster per token than {baseline}"
     if {"faster", "slower"} <= verdicts:
         return f"It depends on the load whether {_the(treatment)} is faster than {baseline}"
     told = next(verdict for verdict in VERDICTS if verdict in verdicts)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from symmlib.analysis import numerics
+from symmlib.analysis import numerics, published, unpaired
 from symmlib.analysis.floats import accumulate, round_to
 from symmlib.analysis.prediction import PREDICTED_COLUMNS, beside, measured
-from symmlib.report import make_report
-from symmlib.routing import Route, RoutingTable, Table
+from symmlib.report import figures, make_report
+from symmlib.routing import Route, RoutingTable, Table, show
 from symmlib.runs import write_csv, write_json, write_text
 
 SIZES = (1 << 10, 1 << 16, 1 << 20)
@@ -199,6 +199,31 @@ def one_gpu_run(tmp_path_factory, one_gpu_summary):
     write_json(run / "manifest.json", {**manifest, "status": "ok", "reason": "", "steps": {}})
     make_report(run)
     return run
+
+
+@pytest.fixture
+def drawn(allreduce_summary, serving_summary, requests, comparison, prediction, numerics_tables) -> dict:
+    """Every figure, as a function of `compact`."""
+    sizes = sorted(allreduce_summary.bytes.unique())
+    chosen = {"chosen": "host/one_shot", "best": "host/two_shot", "regret": 0.01}
+    regret = pd.DataFrame({"world_size": 2, "dtype": "bfloat16", "mode": "eager", "bytes": sizes, **chosen})
+    cpu = show(RoutingTable.builtin(), device="cpu", world_size=2, dtype="bfloat16", mode="eager")
+    times = unpaired.allreduce_times(allreduce_summary)
+    both = unpaired.beside({"A": times, "B": times.assign(value=times.value * 1.1)}, unpaired.ALLREDUCE_KEY, {})
+    return {
+        "latency": lambda **options: figures.latency(allreduce_summary, **options),
+        "bus_bandwidth": lambda **options: figures.bus_bandwidth(allreduce_summary, **options),
+        "ttft_tpot": lambda **options: figures.ttft_tpot(serving_summary, **options),
+        "distributions": lambda **options: figures.distributions(requests, comparison, "gloo", **options),
+        "effects": lambda **options: figures.effects(comparison, **options),
+        "predicted_beside_measured": lambda **options: figures.predicted_beside_measured(prediction, **options),
+        "routes": lambda **options: figures.routes(cpu, allreduce_summary, **options),
+        "held_out": lambda **options: figures.held_out(allreduce_summary, regret, cpu, **options),
+        "roofline": lambda **options: figures.roofline(allreduce_summary.assign(device="sm_90"), **options),
+        "numerics": lambda **options: figures.numerics(numerics_tables["ulp_histogram"], **options),
+        "unpaired_ratios": lambda **options: figures.unpaired_ratios(both[both.run == "B"], "B", **options),
+        "published_pr20759": lambda **options: figures.published_pr20759(published.load(), **options),
+    }
 
 
 @pytest.fixture(scope="session")
