@@ -107,7 +107,7 @@ class Run:
             "profile": profile.name,
             "profile_hash": profile.hash,
             "argv": sys.argv,
-            "started": _now(),
+            "started": timestamp(),
             "ended": None,
             **provenance(),
             "gates": [],
@@ -182,22 +182,22 @@ class Run:
         failure = self.path / f"{name}.failure.json"
         failure.unlink(missing_ok=True)
         before = self._files()
-        record = {"status": "running", "started": _now(), "ended": None, "parameters_hash": digest(parameters)}
+        record = {"status": "running", "started": timestamp(), "ended": None, "parameters_hash": digest(parameters)}
         self._record(name, record)
         try:
             yield
         except BaseException as error:
             reason = describe(error)
-            details = {"step": name, "reason": reason, "parameters": parameters, "failed": _now()}
+            details = {"step": name, "reason": reason, "parameters": parameters, "failed": timestamp()}
             details["traceback"] = traceback.format_exc()
             try:
-                self._record(name, {**record, "status": "failed", "ended": _now(), "reason": reason})
+                self._record(name, {**record, "status": "failed", "ended": timestamp(), "reason": reason})
                 write_json(failure, without_secrets(details))
             except (OSError, SymmlibError) as unwritten:  # such as the full disk that ended the step
                 say(f"that {name} failed could not be recorded: {unwritten}")
             raise
         outputs = sorted(path for path, stamp in self._files().items() if before.get(path) != stamp)
-        self._record(name, {**record, "status": "ok", "ended": _now(), "outputs": outputs})
+        self._record(name, {**record, "status": "ok", "ended": timestamp(), "outputs": outputs})
 
     def is_done(self, name: str, parameters: dict) -> bool:
         """Whether the step `name` ended well with these very parameters and all that it wrote is still there."""
@@ -222,7 +222,7 @@ class Run:
         else:
             status, reason = ("invalid", "; ".join(invalid)) if invalid else ("ok", "")
         files = {name: size for name, (_, size) in sorted(self._files().items())}
-        self.update(status=status, reason=reason, ended=_now(), gates=gates, files=files)
+        self.update(status=status, reason=reason, ended=timestamp(), gates=gates, files=files)
         return status
 
     def _remove_halves(self) -> None:
@@ -337,5 +337,6 @@ def _finite(text: str) -> float:
     return number
 
 
-def _now() -> str:
+def timestamp() -> str:
+    """This moment, UTC, in whole seconds, as manifests and notes hold it (ISO 8601)."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""`symmlib serve` and `serve import`: serving experiments, our own and others'."""
+"""`symmlib serve`, `serve merge` and `serve import`: serving experiments, our own and others'."""
 
 from symmlib.cli.options import add_blocks, add_command, add_out, add_within, path
 from symmlib.cli.output import output, short
@@ -12,10 +12,16 @@ def add(commands) -> None:
                          "arms: what two equal arms differ by is noise, and bounds what later experiments of this load "
                          "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
+    command.add_argument("--part", default="1/1", metavar="K/N", help="serve every N-th pair of a block and a "
+                         "tensor-parallel size, from the K-th on, so that N GPUs or N calls share the experiment; "
+                         "`serve merge` makes one run of them")  # fmt: skip
     add_within(command)
     add_blocks(command)
     add_out(command)
-    others = command.add_subparsers(metavar="import", required=False)
+    others = command.add_subparsers(metavar="{merge,import}", required=False)
+    command = add_command(others, serve_merge, "make one run of an experiment that was served in parts", "merge")
+    command.add_argument("parts", nargs="+", type=path, metavar="PART", help="a directory that `serve --out` wrote")
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="the run that gets what it lacks")
     command = add_command(others, serve_import, "add what another load generator measured to the same tables", "import")
     command.add_argument("file", type=path, metavar="FILE", help="JSON of GuideLLM or vllm bench serve, or AIPerf's "
                          "profile_export.jsonl")  # fmt: skip
@@ -31,7 +37,9 @@ def add(commands) -> None:
 def serve(arguments) -> int:
     from symmlib import deadline, profiles
     from symmlib.serving import ServingExperiment, dry_run, run_experiment
+    from symmlib.serving.parts import Part
 
+    part = Part.of(arguments.part)
     deadline.set_within(arguments.within)
     profile = profiles.load(arguments.profile)
     if arguments.blocks is not None:
@@ -43,16 +51,28 @@ def serve(arguments) -> int:
         named = {"arms": [arm.as_dict() for arm in experiment.arms]}
         parameters = parameters | named | {"baseline": experiment.baseline, "treatment": experiment.treatment}
     if arguments.dry_run:
-        print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table))
+        print(dry_run.in_words(experiment, dry_run.kind_for(experiment), arguments.routing_table, part))
         return 0
     with output(arguments.out, "serve" if arguments.aa is None else "serve-aa", {"04_serving": parameters}) as out:
         try:
-            comparison = run_experiment(experiment, out, arguments.routing_table)
+            comparison = run_experiment(experiment, out, arguments.routing_table, part)
         except KeyboardInterrupt:
             print(f"\nWhat is complete: {short(out / 'results')}. The same command with --out goes on from there.")
             raise
     print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     print(f"\nResults: {short(out / 'results')}")
+    return 0
+
+
+def serve_merge(arguments) -> int:
+    from symmlib.serving.parts import merge
+
+    copied, there = merge(arguments.parts, arguments.out)
+    print(
+        f"{copied} servers copied; {there} are in {short(arguments.out)} now.\n"
+        "The same experiment, started there, makes the tables and serves what is missing: `symmlib serve --profile ... "
+        "--out`\n(with --blocks, if the parts had it), or of a run with a manifest `symmlib run --resume`."
+    )
     return 0
 
 

@@ -9,7 +9,6 @@ noise. Beside results/ it leaves, untouched, under raw/accuracy/:
 """
 
 import dataclasses
-import datetime
 import json
 import tempfile
 import time
@@ -26,7 +25,7 @@ from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.live import Status, live
 from symmlib.progress import duration, say
 from symmlib.provenance import git, versions
-from symmlib.runs import digest, write_text
+from symmlib.runs import digest, timestamp, write_text
 from symmlib.serving import accuracy_task, agreement, claim
 from symmlib.serving.accuracy_results import write_results
 from symmlib.serving.accuracy_task import Evaluator, Task
@@ -182,10 +181,9 @@ class _Session(Session):
         said = dataclasses.asdict(self.asked) | {"arms": [arm.as_dict() for arm in self.asked.arms]}
         loose = ("baseline", "treatment", "ready_timeout_s", "port")
         kept = [{name: value for name, value in said.items() if name not in loose}, versions(), git()["revision"]]
-        kept += [self.model.name, self.table.digest, metadata.version("lm_eval")]
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        kept += [self.model_id, self.table.digest, metadata.version("lm_eval")]
         lm_eval = metadata.version("lm_eval")
-        return {**said, "lm_eval": lm_eval, "hash": digest(kept), "left_out": self.left_out, "at": at}
+        return {**said, "lm_eval": lm_eval, "hash": digest(kept), "left_out": self.left_out, "at": timestamp()}
 
     def evaluate(self, turns: list[AccuracyTurn], task: Task, evaluator: Evaluator, status: Status):
         """Ask server after server; yields each turn when it is whole. The next server imports meanwhile.

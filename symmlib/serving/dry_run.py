@@ -8,23 +8,29 @@ from pathlib import Path
 from symmlib.errors import SymmlibError
 from symmlib.progress import duration
 from symmlib.provenance import cores
-from symmlib.serving import estimate, load, server, workload
+from symmlib.serving import estimate, load, parts, server, workload
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import Model, find_model
+from symmlib.serving.turns import all_turns
 
 
-def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | None = None) -> str:
-    """The whole as text. `kind`: "cpu" or "cuda", what vLLM would run on."""
+def in_words(
+    experiment: ServingExperiment, kind: str, routing_table: Path | None = None, part: parts.Part = parts.ALL
+) -> str:
+    """The whole as text. `kind`: "cpu" or "cuda", what vLLM would run on; `part`: what is to run of it."""
     model = find_model(experiment.model)
+    turns = all_turns(experiment, Path())
+    servers = len(part.turns(turns))
     lines = [
         f"model     {experiment.model}",
         f"requests  {workload.in_words(experiment)}",
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",
-        f"time      about {duration(estimate.seconds(experiment, kind))}, with {estimate.ready_s(experiment, kind)} s "
-        f"for each of {estimate.servers(experiment)} servers to start",
+        *([] if part == parts.ALL else [f"part      {part}, {servers} of {len(turns)} servers"]),
+        f"time      about {duration(servers * estimate.server_s(experiment, kind))}, with "
+        f"{estimate.ready_s(experiment, kind)} s for each of {servers} servers to start",
         "",
     ]
     for block, order in enumerate(experiment.orders(), 1):

@@ -10,16 +10,6 @@ READY_S = {"cpu": 30, "cuda": 180, "one GPU": 45}
 AROUND_S = 8  # of greedy prompts, answers after the last request, and the server's end
 
 
-def seconds(experiment: ServingExperiment, kind: str) -> float:
-    """The whole experiment."""
-    return servers(experiment) * server_s(experiment, kind)
-
-
-def servers(experiment: ServingExperiment) -> int:
-    """How many are started."""
-    return len(experiment.tp) * sum(map(len, experiment.orders()))
-
-
 def server_s(experiment: ServingExperiment, kind: str) -> float:
     """One server, from the end of the one before."""
     return ready_s(experiment, kind) + load_s(experiment)

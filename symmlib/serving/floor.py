@@ -25,6 +25,8 @@ def load_key(experiment: ServingExperiment, kind: str) -> str:
     """What two experiments have in common if one's noise is the other's: machine, model and load, not the arms."""
     fields = experiment.as_dict()
     machine = [gpu.get("name") for gpu in gpus()] if kind == "cuda" else [cpu()["model"], cpu()["cores"]]
+    if experiment.one_gpu:
+        machine = machine[:1]  # however many are beside it
     fields |= {"qps": [float(qps) for qps in experiment.qps], "duration_s": float(experiment.duration_s)}
     return digest([kind, machine, *(fields[name] for name in _LOAD)])
 

@@ -20,11 +20,12 @@ from symmlib.errors import SymmlibError, UsageError
 from symmlib.live import Status, live
 from symmlib.mps import mps
 from symmlib.progress import duration, say
-from symmlib.runs import write_json, write_text
+from symmlib.runs import timestamp, write_json, write_text
 from symmlib.serving import agreement, claim, estimate, floor, load, server
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.gates import THROTTLED
 from symmlib.serving.model import describe
+from symmlib.serving.parts import ALL, Part
 from symmlib.serving.prediction import predict
 from symmlib.serving.results import write_agreement, write_results
 from symmlib.serving.session import OUT_OF_TIME, Session
@@ -35,8 +36,10 @@ GREEDY_PROMPTS, GREEDY_TOKENS = 32, 16  # asked in block 1, so that answers can 
 ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
 
 
-def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path | None = None) -> pd.DataFrame:
-    """Run `experiment` and return its comparison (columns: `analysis.serving.COMPARISON_COLUMNS`).
+def run_experiment(
+    experiment: ServingExperiment, out: Path, routing_table: Path | None = None, part: Part = ALL
+) -> pd.DataFrame:
+    """Run `experiment`, or `part` of it, and return its comparison (columns: `analysis.serving.COMPARISON_COLUMNS`).
 
     `routing_table`: the file that the router follows; None means the run's own `out/routing.toml`, where there is one,
     else what it followed here before, else the built-in tables. Writes `out/raw/serving/` and, in `out/results/`,
@@ -61,11 +64,13 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
         experiment, turns, note = session.experiment, all_turns(session.experiment, raw), session.note()
         if is_same(raw, note):
             require_all_blocks(experiment, raw)
-        left = take_up(turns, experiment, raw, note)
+        missing = take_up(turns, experiment, raw, note)
         session.keep_table()
-        done = [turn for turn in turns if turn not in left]
+        done = [turn for turn in turns if turn not in missing]
         if done:
             say(f"{len(done)} of {len(turns)} servers have run already: going on with the rest")
+        ours = part.turns(turns)
+        left = [turn for turn in ours if turn in missing]
         # What judges others is not judged by itself, nor by an older one of its kind.
         noise = None if experiment.is_a_a else floor.find(experiment, session.kind, raw)
         measured = [one for turn in done for one in turn.measurements(experiment)]
@@ -91,9 +96,11 @@ def run_experiment(experiment: ServingExperiment, out: Path, routing_table: Path
                 raise
             if session.failed:
                 write()
-            if len(done) < len(turns):
-                raise SymmlibError(session.what_is_missing(len(done), len(turns)))
-        if experiment.is_a_a:
+            if any(turn not in done for turn in ours):
+                raise SymmlibError(session.what_is_missing(sum(turn in done for turn in ours), len(ours)))
+        if len(done) < len(turns):
+            say(f"part {part} is done: `symmlib serve merge` makes one run of all parts")
+        elif experiment.is_a_a:
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
     return comparison
 
@@ -172,7 +179,7 @@ class _Session(Session):
 
     def _serve(self, turn: Turn, following: list[Turn], shown: Shown) -> None:
         """Start the server of `turn`, send it all rates, end it; that of the next turn imports meanwhile."""
-        began = time.monotonic()
+        began, began_at = time.monotonic(), timestamp()
         patience_s, standby = self.experiment.ready_timeout_s, self._standby
         self._standby = None
         is_ready = standby is not None and standby[0] == turn
@@ -192,7 +199,7 @@ class _Session(Session):
         self._estimate.took(turn, time.monotonic() - began)
         turn.require_whole(self.experiment)
         write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
-        turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block))
+        turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block), began=began_at)
 
     def _load(self, running: server.Server, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""

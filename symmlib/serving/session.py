@@ -3,7 +3,6 @@
 `run` sends them requests by rate, `accuracy` items to solve.
 """
 
-import datetime
 import shutil
 import sys
 from dataclasses import replace
@@ -15,10 +14,10 @@ from symmlib.errors import SymmlibError
 from symmlib.progress import say
 from symmlib.provenance import git, versions
 from symmlib.routing import RoutingTable
-from symmlib.runs import digest, write_text
+from symmlib.runs import digest, timestamp, write_text
 from symmlib.serving import claim, floor, server, workload
 from symmlib.serving.experiment import ServingExperiment
-from symmlib.serving.model import find_model
+from symmlib.serving.model import OURS, find_model
 from symmlib.serving.turns import Turn
 from symmlib.vllm_plugin import ROUTER
 
@@ -31,7 +30,7 @@ class Session:
     `experiment` is what was asked for, less the arms that cannot run here (`left_out`, with their reasons). `failed`:
     the turns whose servers did not run to their end. `stopped`: why no more servers are started, in words that follow
     "10 of 20 servers have run, and"; empty while nothing stands against it. `of_all_servers`: changes to the
-    environment of each.
+    environment of each. `model_id`: what makes two models the same.
 
     Raises `SymmlibError` where the baseline, the treatment, or this vLLM cannot serve what is asked for.
     """
@@ -46,6 +45,8 @@ class Session:
         if experiment.one_gpu and self.kind == "cuda" and (why := vllm_one_gpu.why_not()):
             raise SymmlibError(why)  # as each server would, after its start
         self.model = find_model(experiment.model, raw.parent / "model")
+        # One of ours is made in every run, and is the same wherever that lies.
+        self.model_id = experiment.model if experiment.model in OURS else self.model.name
         reasons = {arm.name: server.why_not(arm.all_reduce, self.kind, experiment.one_gpu) for arm in experiment.arms}
         self.left_out = {arm: why for arm, why in reasons.items() if why}
         self.experiment = self._without(experiment, self.left_out)
@@ -81,9 +82,8 @@ class Session:
         key = floor.load_key(self.experiment, self.kind)
         arms = [arm | {"blocks": 0} for arm in said["arms"]]
         kept = [key, arms, said["seed"], said["workload"], versions(), git()["revision"]]
-        kept += [self.model.name, self.table.digest if routed else ""]
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": at}
+        kept += [self.model_id, self.table.digest if routed else ""]
+        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": timestamp()}
 
     def prepare(self, turn: Turn) -> server.Server:
         """A server for `turn` that imports, in a place that holds nothing of one that was prepared before."""

@@ -19,8 +19,7 @@ def turn(tp: int, arm: Arm, block: int = 1) -> Turn:
 def test_before_the_first_server_it_is_what_the_whole_experiment_was_said_to_take():
     known = estimate.Estimate(EXPERIMENT, "cpu")
     turns = [turn(tp, arm, block) for tp in (2, 4) for arm in (GLOO, ROUTER) for block in (1, 2, 3)]
-    assert estimate.servers(EXPERIMENT) == len(turns)
-    assert known.of(*turns) == pytest.approx(estimate.seconds(EXPERIMENT, "cpu")) and not known.is_measured
+    assert known.of(*turns) == pytest.approx(12 * estimate.server_s(EXPERIMENT, "cpu")) and not known.is_measured
 
 
 def test_a_server_takes_as_long_as_the_last_of_its_kind_else_as_the_last_of_all():

@@ -20,6 +20,7 @@ from symmlib.mps import mps
 from symmlib.serving import ServingExperiment, run_experiment, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.model import Model
+from symmlib.serving.parts import ALL, Part
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 MODEL = Model("dummy-8b", dummy=True, local=True)
@@ -158,7 +159,7 @@ def failing(tmp_path, monkeypatch):
 
     Called with `mps_starts`, how often that can be started; gives the error and what became of each MPS."""
 
-    def run(mps_starts: int) -> tuple[str, list[str]]:
+    def run(mps_starts: int, blocks: int = 1, part: Part = ALL) -> tuple[str, list[str]]:
         events = []
 
         @contextlib.contextmanager
@@ -174,9 +175,10 @@ def failing(tmp_path, monkeypatch):
         monkeypatch.setattr("symmlib.serving.run.mps", noted)
         monkeypatch.setattr("symmlib.serving.server.why_not", lambda *_: "")
         monkeypatch.setattr("symmlib.serving.results.routed_device", lambda: "sm_90")
-        small = {"qps": (4,), "duration_s": 1, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
+        small = {"qps": (4,), "duration_s": 1, "input_len": 16, "output_len": 4, "blocks": blocks, "tier": "smoke"}
+        experiment = ServingExperiment(**small, arms=("gloo", "router"), one_gpu=True)
         with pytest.raises(SymmlibError) as caught:
-            run_experiment(ServingExperiment(**small, arms=("gloo", "router"), one_gpu=True), tmp_path)
+            run_experiment(experiment, tmp_path, part=part)
         return str(caught.value), events
 
     return run
@@ -187,6 +189,12 @@ def test_after_a_server_that_failed_the_next_gets_another_mps(failing, tmp_path)
     assert "2 of the servers failed" in said and said.count("known to work with vLLM 0.24.0") == 2
     assert events == ["starts", "has ended"] * 2
     assert (tmp_path / "results" / "gates.csv").read_text().count("server ran to its end") == 2
+
+
+def test_a_part_starts_no_server_of_another(failing):
+    said, events = failing(2, blocks=2, part=Part(2, 2))
+    assert "2 of the servers failed" in said and (said.count("block 1:"), said.count("block 2:")) == (0, 2)
+    assert events == ["starts", "has ended"] * 2
 
 
 def test_an_mps_that_does_not_start_again_hides_no_server_that_failed(failing):
