@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from symmlib import patience, progress
+from symmlib import deadline, patience, progress
 from symmlib.redact import Redaction
 
 PACKAGES = (
@@ -144,7 +144,7 @@ def environment() -> dict[str, str]:
         name: value
         for name, value in sorted(os.environ.items())
         if (name.startswith(ENVIRONMENT_PREFIXES) or name in ENVIRONMENT_NAMES)
-        and name not in (progress.CLOCK, progress.STEP, progress.STATUS)  # ours, between our own processes
+        and name not in (progress.CLOCK, progress.STEP, progress.STATUS, deadline.DEADLINE)  # between our processes
         and not _SECRET.search(name)
         and "://" not in value  # an address can carry a password
         and "@" not in value

@@ -245,6 +245,8 @@ def _advice(lead: pd.DataFrame) -> str:
 def _peer_sentence(arm: pd.DataFrame, lead: pd.DataFrame, rows: pd.DataFrame) -> str:
     """Another treatment in one sentence, and how it stands to the lead; `rows` may hold their direct comparison."""
     (baseline, treatment), lead_name = _pair(arm), _the(_pair(lead)[1])
+    if (arm.tier == "smoke").all():
+        return _sentence_case(f"{_the(treatment)} ran in {words.blocks(arm)}, too few for a verdict ({_ratios(arm)}).")
     said = list(dict.fromkeys(arm.verdict))
     if len(said) == 1:
         clause = {"equivalent": f"as fast as {baseline}", "inconclusive": f"undecided against {baseline}"}
