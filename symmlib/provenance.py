@@ -90,11 +90,23 @@ def cores() -> int:
 
 
 @functools.cache
-def gpus() -> list[dict]:
-    """One entry a GPU as nvidia-smi lists it; empty where there is none. A query only: no GPU work is started."""
-    text = _output("nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS.values())}", "--format=csv,noheader,nounits")
+def gpus(only: str = "") -> list[dict]:
+    """One entry a GPU as nvidia-smi lists it; empty where there is none. A query only: no GPU work is started.
+
+    `only`: the index or UUID of the one that is asked for.
+    """
+    which = [f"--id={only}"] if only else []
+    query = f"--query-gpu={','.join(_GPU_FIELDS.values())}"
+    text = _output("nvidia-smi", *which, query, "--format=csv,noheader,nounits")
     return [dict(zip(_GPU_FIELDS, (part.strip() for part in line.split(",")), strict=False))
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
+
+
+def first_gpu() -> dict:
+    """The GPU that ranks share: the first that CUDA_VISIBLE_DEVICES names, else the machine's first; empty if none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    found = (named and gpus(named)) or gpus()
+    return found[0] if found else {}
 
 
 def throttling() -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from symmlib.cli.options import add_blocks, add_command, add_out, add_within, path
 from symmlib.cli.output import output, short
+from symmlib.errors import UsageError
 
 
 def add(commands) -> None:
@@ -12,16 +13,16 @@ def add(commands) -> None:
                          "arms: what two equal arms differ by is noise, and bounds what later experiments of this load "
                          "call a change")  # fmt: skip
     command.add_argument("--dry-run", action="store_true", help="print commands, schedule and duration; start nothing")
-    command.add_argument("--part", default="1/1", metavar="K/N", help="serve every N-th pair of a block and a "
-                         "tensor-parallel size, from the K-th on, so that N GPUs or N calls share the experiment; "
-                         "`serve merge` makes one run of them")  # fmt: skip
+    command.add_argument("--part", default="1/1", metavar="K/N", help="serve one of N parts, so that N GPUs or N calls "
+                         "share the experiment: with TP 2 and 4, 1/2 is TP=2 and 2/2 is TP=4; with one TP, every "
+                         "second block. `serve merge` makes one run of them")  # fmt: skip
     add_within(command)
     add_blocks(command)
     add_out(command)
     others = command.add_subparsers(metavar="{merge,import}", required=False)
     command = add_command(others, serve_merge, "make one run of an experiment that was served in parts", "merge")
-    command.add_argument("parts", nargs="+", type=path, metavar="PART", help="a directory that `serve --out` wrote")
-    command.add_argument("--out", type=path, required=True, metavar="DIR", help="the run that gets what it lacks")
+    command.add_argument("runs", nargs="+", type=path, metavar="DIR", help="where `serve --part ... --out` wrote to")
+    command.add_argument("--out", type=path, required=True, metavar="RUN", help="the run that gets what it lacks")
     command = add_command(others, serve_import, "add what another load generator measured to the same tables", "import")
     command.add_argument("file", type=path, metavar="FILE", help="JSON of GuideLLM or vllm bench serve, or AIPerf's "
                          "profile_export.jsonl")  # fmt: skip
@@ -37,9 +38,11 @@ def add(commands) -> None:
 def serve(arguments) -> int:
     from symmlib import deadline, profiles
     from symmlib.serving import ServingExperiment, dry_run, run_experiment
-    from symmlib.serving.parts import Part
+    from symmlib.serving.parts import ALL, Part
 
     part = Part.of(arguments.part)
+    if part != ALL and not (arguments.out or arguments.dry_run):
+        raise UsageError(f"part {part} needs a directory of its own, for `symmlib serve merge`: --out DIR")
     deadline.set_within(arguments.within)
     profile = profiles.load(arguments.profile)
     if arguments.blocks is not None:
@@ -59,7 +62,10 @@ def serve(arguments) -> int:
         except KeyboardInterrupt:
             print(f"\nWhat is complete: {short(out / 'results')}. The same command with --out goes on from there.")
             raise
-    print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    if part == ALL:
+        print(comparison.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    else:
+        print(f"Part {part} is there. When all are: symmlib serve merge DIR ... --out RUN")
     print(f"\nResults: {short(out / 'results')}")
     return 0
 
@@ -67,12 +73,13 @@ def serve(arguments) -> int:
 def serve_merge(arguments) -> int:
     from symmlib.serving.parts import merge
 
-    copied, there = merge(arguments.parts, arguments.out)
-    print(
-        f"{copied} servers copied; {there} are in {short(arguments.out)} now.\n"
-        "The same experiment, started there, makes the tables and serves what is missing: `symmlib serve --profile ... "
-        "--out`\n(with --blocks, if the parts had it), or of a run with a manifest `symmlib run --resume`."
-    )
+    merged = merge(arguments.runs, arguments.out)
+    out = short(arguments.out)
+    print(f"{merged.copied} servers copied; {merged.there} are in {out} now.")
+    if merged.kept:
+        print(f"Not copied, as {out} has servers of its own in the same pair: {', '.join(merged.kept)}.")
+    again = f"symmlib {'run --resume' if (arguments.out / 'manifest.json').is_file() else 'serve --profile ... --out'} {out}"
+    print(f"Its tables are made, and what is missing is served, by: {again} (with the --blocks that the parts had)")
     return 0
 
 

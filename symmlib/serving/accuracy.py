@@ -117,7 +117,7 @@ def run_accuracy(experiment: AccuracyExperiment, out: Path, routing_table: Path 
     """
     raw, results = Path(out) / "raw" / "accuracy", Path(out) / "results"
     session = _Session(experiment, raw, routing_table)
-    with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
+    with claim.alone(session.devices, raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         turns = session.turns()
         left = take_up(turns, session.asked, raw, session.note())

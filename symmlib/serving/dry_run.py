@@ -8,17 +8,16 @@ from pathlib import Path
 from symmlib.errors import SymmlibError
 from symmlib.progress import duration
 from symmlib.provenance import cores
-from symmlib.serving import estimate, load, parts, server, workload
+from symmlib.serving import estimate, load, server, workload
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.model import Model, find_model
+from symmlib.serving.parts import ALL, Part
 from symmlib.serving.turns import all_turns
 
 
-def in_words(
-    experiment: ServingExperiment, kind: str, routing_table: Path | None = None, part: parts.Part = parts.ALL
-) -> str:
-    """The whole as text. `kind`: "cpu" or "cuda", what vLLM would run on; `part`: what is to run of it."""
+def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | None = None, part: Part = ALL) -> str:
+    """The whole as text. `kind`: "cpu" or "cuda", what vLLM would run on; `part`: whose servers are counted."""
     model = find_model(experiment.model)
     turns = all_turns(experiment, Path())
     servers = len(part.turns(turns))
@@ -28,7 +27,7 @@ def in_words(
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",
         f"blocks    {experiment.blocks} (tier {experiment.tier})",
-        *([] if part == parts.ALL else [f"part      {part}, {servers} of {len(turns)} servers"]),
+        *([] if part == ALL else [f"part      {part}, {servers} of {len(turns)} servers"]),
         f"time      about {duration(servers * estimate.server_s(experiment, kind))}, with "
         f"{estimate.ready_s(experiment, kind)} s for each of {servers} servers to start",
         "",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from symmlib.analysis import serving as analysis
 from symmlib.analysis.serving import TIERS
-from symmlib.provenance import cpu, gpus
+from symmlib.provenance import cpu, first_gpu, gpus
 from symmlib.runs import default_reports_dir, digest, write_csv
 from symmlib.serving.experiment import ServingExperiment
 
@@ -24,9 +24,11 @@ _LOAD = (
 def load_key(experiment: ServingExperiment, kind: str) -> str:
     """What two experiments have in common if one's noise is the other's: machine, model and load, not the arms."""
     fields = experiment.as_dict()
-    machine = [gpu.get("name") for gpu in gpus()] if kind == "cuda" else [cpu()["model"], cpu()["cores"]]
-    if experiment.one_gpu:
-        machine = machine[:1]  # however many are beside it
+    if kind == "cuda":
+        used = [first_gpu()] if experiment.one_gpu else gpus()
+        machine = [gpu.get("name") for gpu in used]
+    else:
+        machine = [cpu()["model"], cpu()["cores"]]
     fields |= {"qps": [float(qps) for qps in experiment.qps], "duration_s": float(experiment.duration_s)}
     return digest([kind, machine, *(fields[name] for name in _LOAD)])
 

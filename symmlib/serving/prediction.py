@@ -15,7 +15,7 @@ from symmlib.runs import write_csv
 from symmlib.serving import arithmetic_model
 from symmlib.serving.arms import VLLM_DEFAULT
 from symmlib.serving.model import OURS
-from symmlib.serving.turns import WHOLE
+from symmlib.serving.turns import ALL_WHOLE
 
 NAME = "prediction.csv"
 NEEDED = {  # columns of the tables that are read
@@ -84,7 +84,7 @@ class _Unknown(Exception):
 def _calls(serving: Path) -> pd.DataFrame:
     """What rank 0 of every server that ran to its end counted (`analysis.prediction.CALL_COLUMNS`)."""
     rows = []
-    for path in sorted(serving.glob(f"block-*/tp*-*/{WHOLE}")):
+    for path in sorted(serving.glob(ALL_WHOLE)):
         turn, trace = json.loads(path.read_text(encoding="utf-8")), path.parent / "trace" / "rank-0.json"
         if trace.is_file():
             key = {name: turn[name] for name in ("tp", "arm", "block")}

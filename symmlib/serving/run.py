@@ -53,13 +53,13 @@ def run_experiment(
     holds these GPUs, `SymmlibError` for a baseline, a treatment or (where ranks share a GPU) a vLLM that this machine
     lacks, and for a server or a load generator that fails: in the end, when the other arms have run, and are in the
     results. The arm that failed is a gate's failure there; called again with the same experiment, it gets another try.
-    `SymmlibError` also where `deadline` left no time for all servers.
+    `SymmlibError` also where `deadline` left no time for all servers of the part.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to measure into.")
     session = _Session(experiment, raw, routing_table)
-    with claim.alone(claim.devices(session.kind), raw, holder=Path(out).resolve().name):
+    with claim.alone(session.devices, raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         experiment, turns, note = session.experiment, all_turns(session.experiment, raw), session.note()
         if is_same(raw, note):
@@ -67,10 +67,10 @@ def run_experiment(
         missing = take_up(turns, experiment, raw, note)
         session.keep_table()
         done = [turn for turn in turns if turn not in missing]
-        if done:
-            say(f"{len(done)} of {len(turns)} servers have run already: going on with the rest")
         ours = part.turns(turns)
         left = [turn for turn in ours if turn in missing]
+        if len(left) < len(ours):
+            say(f"{len(ours) - len(left)} of {len(ours)} servers have run already: going on with the rest")
         # What judges others is not judged by itself, nor by an older one of its kind.
         noise = None if experiment.is_a_a else floor.find(experiment, session.kind, raw)
         measured = [one for turn in done for one in turn.measurements(experiment)]
@@ -98,9 +98,7 @@ def run_experiment(
                 write()
             if any(turn not in done for turn in ours):
                 raise SymmlibError(session.what_is_missing(sum(turn in done for turn in ours), len(ours)))
-        if len(done) < len(turns):
-            say(f"part {part} is done: `symmlib serve merge` makes one run of all parts")
-        elif experiment.is_a_a:
+        if experiment.is_a_a and len(done) == len(turns):
             floor.measured(comparison, f"A/A of {experiment.baseline} in {Path(out).resolve().name}", results)
     return comparison
 
@@ -199,7 +197,9 @@ class _Session(Session):
         self._estimate.took(turn, time.monotonic() - began)
         turn.require_whole(self.experiment)
         write_text(turn.place / "commands.txt", "\n".join(commands) + "\n")
-        turn.finish(ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block), began=began_at)
+        turn.finish(
+            ready_s=round(ready_s, 1), seed=self.experiment.block_seed(turn.block), began=began_at, devices=self.devices
+        )
 
     def _load(self, running: server.Server, turn: Turn, shown: Shown) -> list[str]:
         """Warm up, keep greedy answers, and send every rate's schedule; returns the same as commands for a shell."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from symmlib import vllm_one_gpu
 from symmlib.errors import SymmlibError
 from symmlib.progress import say
-from symmlib.provenance import git, versions
+from symmlib.provenance import environment, git, versions
 from symmlib.routing import RoutingTable
 from symmlib.runs import digest, timestamp, write_text
 from symmlib.serving import claim, floor, server, workload
@@ -21,6 +21,7 @@ from symmlib.serving.model import OURS, find_model
 from symmlib.serving.turns import Turn
 from symmlib.vllm_plugin import ROUTER
 
+PASSED_ON = ("VLLM_", "NCCL_", "TORCH_")  # how variables begin that change what a server does
 OUT_OF_TIME = "time is up (--within)"
 
 
@@ -30,7 +31,8 @@ class Session:
     `experiment` is what was asked for, less the arms that cannot run here (`left_out`, with their reasons). `failed`:
     the turns whose servers did not run to their end. `stopped`: why no more servers are started, in words that follow
     "10 of 20 servers have run, and"; empty while nothing stands against it. `of_all_servers`: changes to the
-    environment of each. `model_id`: what makes two models the same.
+    environment of each. `devices`: the GPUs, or the CPU, that it holds, as `claim.devices` names them. `model_id`: what
+    two experiments' models are told apart by.
 
     Raises `SymmlibError` where the baseline, the treatment, or this vLLM cannot serve what is asked for.
     """
@@ -44,6 +46,7 @@ class Session:
         self.kind = server.platform()
         if experiment.one_gpu and self.kind == "cuda" and (why := vllm_one_gpu.why_not()):
             raise SymmlibError(why)  # as each server would, after its start
+        self.devices = claim.devices(self.kind)
         self.model = find_model(experiment.model, raw.parent / "model")
         # One of ours is made in every run, and is the same wherever that lies.
         self.model_id = experiment.model if experiment.model in OURS else self.model.name
@@ -69,8 +72,9 @@ class Session:
     def note(self) -> dict:
         """The experiment as raw/serving/experiment.json keeps it.
 
-        `hash` is of all that makes its measurements: machine, code and versions too, but not how many blocks there are,
-        what is compared with what, or how long one waits for a server.
+        `hash` is of its `identity`, all that makes its measurements: machine, code and versions too, but not how many
+        blocks there are, what is compared with what, or how long one waits for a server. `environment`: the variables
+        that a server inherits and that may change what it does.
         """
         said = {
             **self.experiment.as_dict(),
@@ -80,10 +84,25 @@ class Session:
         }
         routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
         key = floor.load_key(self.experiment, self.kind)
-        arms = [arm | {"blocks": 0} for arm in said["arms"]]
-        kept = [key, arms, said["seed"], said["workload"], versions(), git()["revision"]]
-        kept += [self.model_id, self.table.digest if routed else ""]
-        return {**said, "hash": digest(kept), "load_key": key, "left_out": self.left_out, "at": timestamp()}
+        identity = {
+            "machine or load": key,
+            "arms": [arm | {"blocks": 0} for arm in said["arms"]],
+            "seed": said["seed"],
+            "requests": said["workload"],
+            "versions": versions(),
+            "code": git()["revision"],
+            "model": self.model_id,
+            "routing table": self.table.digest if routed else "",
+        }
+        return {
+            **said,
+            "hash": digest([*identity.values()]),
+            "identity": identity,
+            "environment": {name: value for name, value in environment().items() if name.startswith(PASSED_ON)},
+            "load_key": key,
+            "left_out": self.left_out,
+            "at": timestamp(),
+        }
 
     def prepare(self, turn: Turn) -> server.Server:
         """A server for `turn` that imports, in a place that holds nothing of one that was prepared before."""

@@ -19,6 +19,7 @@ from symmlib.serving.experiment import ServingExperiment, place_of
 from symmlib.serving.gates import Measurement
 
 WHOLE = "turn.json"
+ALL_WHOLE = f"block-*/tp*-*/{WHOLE}"  # below raw/serving/
 NOTE = "experiment.json"
 
 
@@ -90,11 +91,15 @@ def all_turns(experiment: ServingExperiment, raw: Path) -> list[Turn]:
 
 
 def require_all_blocks(experiment: ServingExperiment, raw: Path) -> None:
-    """Raise `UsageError` if more blocks have run than `experiment` has: none is left out of what was seen already."""
-    places = [f"tp{tp}-{place_of(arm)}" for tp in experiment.tp for arm in (experiment.baseline, experiment.treatment)]
-    blocks = range(MAX_BLOCKS, experiment.blocks, -1)
-    ran = next((n for n in blocks if all((raw / f"block-{n}" / place / WHOLE).is_file() for place in places)), None)
-    if ran:
+    """Raise `UsageError` if more blocks have run, at any tensor-parallel size, than `experiment` has: none is left out
+    of what was seen already."""
+    arms = [place_of(arm) for arm in (experiment.baseline, experiment.treatment)]
+
+    def has_run(block: int) -> bool:
+        places = ([raw / f"block-{block}" / f"tp{tp}-{arm}" / WHOLE for arm in arms] for tp in experiment.tp)
+        return any(all(place.is_file() for place in one) for one in places)
+
+    if ran := next(filter(has_run, range(MAX_BLOCKS, experiment.blocks, -1)), None):
         raise UsageError(
             f"{ran} blocks have run in {raw.parent.parent}, and none is taken away: ask for {ran} or more "
             f"(--blocks {ran}) instead of {experiment.blocks}, or for another directory."

@@ -17,7 +17,8 @@ import pytest
 from symmlib import profiles, vllm_one_gpu
 from symmlib.errors import SymmlibError
 from symmlib.mps import mps
-from symmlib.serving import ServingExperiment, run_experiment, server
+from symmlib.provenance import gpus
+from symmlib.serving import ServingExperiment, floor, run_experiment, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.model import Model
 from symmlib.serving.parts import ALL, Part
@@ -151,6 +152,33 @@ def test_a_vllm_that_is_not_known_is_refused_before_a_server_starts(tmp_path, mo
     with pytest.raises(SymmlibError, match="known to work with vLLM 0.24.0. Install that one"):
         run_experiment(ServingExperiment(arms=("gloo", "router"), one_gpu=True), tmp_path)
     assert not list(tmp_path.rglob("server.log"))
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A stand-in that says what it is told to: called with the lines of a shell script."""
+
+    def says(script: str) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        gpus.cache_clear()
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    yield says
+    gpus.cache_clear()
+
+
+def test_parts_on_different_gpus_of_one_host_are_not_taken_for_the_same_machine(nvidia_smi, monkeypatch):
+    def key(visible: str, one_gpu: bool = True) -> str:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return floor.load_key(ServingExperiment(one_gpu=one_gpu), "cuda")
+
+    nvidia_smi('case "$*" in *--id=GPU-2*) echo "NVIDIA H200" ;; *) echo "NVIDIA H100"; echo "NVIDIA H200" ;; esac')
+    assert key("") != key("GPU-2") and key("", one_gpu=False) == key("GPU-2", one_gpu=False)
+    of_the_h200 = key("GPU-2")
+    nvidia_smi('echo "NVIDIA H200"')
+    assert key("") == of_the_h200
 
 
 @pytest.fixture

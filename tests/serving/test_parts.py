@@ -1,6 +1,8 @@
 """An experiment that several GPUs, or several calls, share: who serves what, and the one run that is made of it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,20 +10,21 @@ from symmlib.cli import main
 from symmlib.errors import UsageError
 from symmlib.runs import write_json
 from symmlib.serving import ServingExperiment, claim
-from symmlib.serving.parts import ALL, Part, merge
-from symmlib.serving.turns import all_turns, take_up
+from symmlib.serving.parts import ALL, Merged, Part, merge
+from symmlib.serving.turns import Turn, all_turns, take_up
 
+RAW = Path("raw", "serving")
 FLOOR = {"name": "floor", "all_reduce": "gloo", "blocks": 1}
 EXPERIMENT = ServingExperiment(tp=(2, 4), arms=("vllm/shm", "router", FLOOR), baseline="vllm/shm", blocks=3)
 
 
-def noted(blocks: int = 3, digest: str = "a") -> dict:
-    return {"hash": digest, "blocks": blocks}
+def noted(blocks: int = 3, **changes) -> dict:
+    return {"hash": "a", "blocks": blocks, "identity": {"code": "1", "seed": 0}, "environment": {}} | changes
 
 
-def served(out, turns, note) -> None:
+def served(out: Path, turns: list[Turn], note: dict) -> None:
     """As if `turns` had run to their end in the run `out`."""
-    raw = out / "raw" / "serving"
+    raw = out / RAW
     for turn in turns:
         place = raw / turn.place
         (place / "trace").mkdir(parents=True)
@@ -29,7 +32,7 @@ def served(out, turns, note) -> None:
         for one in turn.measurements(EXPERIMENT):
             for path in (one.path, one.schedule_path):
                 write_json(raw / path, {"from": out.name})
-        write_json(place / "turn.json", {"block": turn.block, "tp": turn.tp, "arm": turn.arm.name})
+        write_json(place / "turn.json", {"block": turn.block, "tp": turn.tp, "arm": turn.arm.name, "by": out.name})
     write_json(raw / "experiment.json", note)
 
 
@@ -39,7 +42,7 @@ def turns(tmp_path):
     return all_turns(EXPERIMENT, tmp_path.relative_to(tmp_path))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
 def test_every_server_is_in_one_part_and_the_arms_of_a_block_stay_together(turns, count):
     parts = [Part(number, count).turns(turns) for number in range(1, count + 1)]
     assert sorted(map(str, sum(parts, []))) == sorted(map(str, turns))
@@ -55,10 +58,22 @@ def test_two_parts_of_two_tensor_parallel_sizes_are_one_size_each_with_more_bloc
             assert {turn.tp for turn in Part(number, 2).turns(asked)} == {tp}
 
 
-@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "1/2/3", "a/b", "1.5/2", "²/3"])
+@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "1/2/3", "a/b", "1.5/2", "²/3", "1/" + 5000 * "9"])
 def test_what_is_no_part_is_refused(text, capsys):
     assert main(["serve", "--part", text, "--dry-run"]) == 2
-    assert f"part '{text}' is not one of several, such as 1/2 and 2/2" in capsys.readouterr().err
+    assert "is not one of several, such as 1/2 and 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["--part", "7/7", "--dry-run"], "nothing in part 7/7: blocks times tensor-parallel sizes are 3"),
+        (["--part", "1/2"], "part 1/2 needs a directory of its own, for `symmlib serve merge`: --out DIR"),
+    ],
+)
+def test_a_part_that_cannot_be_served_is_refused_before_anything_starts(command, told, capsys):
+    assert main(["serve", "--profile", "cpu", *command]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_the_servers_of_its_part(capsys):
@@ -74,49 +89,111 @@ def parts(turns, tmp_path):
     *whole, killed = Part(2, 2).turns(turns)
     served(one, Part(1, 2).turns(turns), noted())
     served(two, whole, noted(blocks=6))
-    (two / "raw" / "serving" / killed.place).mkdir(parents=True)
-    (one / "raw" / "serving" / "routing.toml").write_text("a table")
+    (two / RAW / killed.place).mkdir(parents=True)
+    (one / RAW / "routing.toml").write_text("a table")
     return one, two
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def still_to_run(out: Path) -> list[Turn]:
+    turns = all_turns(EXPERIMENT, out / RAW)
+    return take_up(turns, EXPERIMENT, out / RAW, noted())
 
 
 def test_the_servers_of_all_parts_become_one_run_which_the_experiment_takes_for_its_own(parts, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["serve", "merge", *map(str, parts), "--out", str(out)]) == 0
     assert "13 servers copied; 13 are in" in capsys.readouterr().out
-    raw = out / "raw" / "serving"
-    assert (raw / "routing.toml").read_text() == "a table"
-    assert json.loads((raw / "experiment.json").read_text())["blocks"] == 6
-    turns = all_turns(EXPERIMENT, raw)
-    there = [turn for turn in turns if turn.place.exists()]
-    assert len(there) == 13 and all((turn.trace / "rank-0.json").is_file() for turn in there)
-    assert take_up(turns, EXPERIMENT, raw, noted()) == [turns[-1]]
-    assert merge(parts, out) == (0, 13)
+    assert (out / RAW / "routing.toml").read_text() == "a table"
+    assert json.loads((out / RAW / "experiment.json").read_text())["blocks"] == 6
+    turns = all_turns(EXPERIMENT, out / RAW)
+    assert all((turn.trace / "rank-0.json").is_file() for turn in turns[:-1])
+    assert still_to_run(out) == [turns[-1]]
+    assert merge(parts, out) == Merged(0, 13, ())
 
 
-def test_what_a_run_has_already_stays(parts, turns, tmp_path):
-    one, two = parts
-    again = tmp_path / "again"
-    served(again, turns[:1], noted())
-    assert merge([again], one) == (0, 7)
-    assert '"one"' in (one / "raw" / "serving" / turns[0].place / "qps-4.json").read_text()
-    assert merge([two], one) == (6, 13)
+def test_a_merge_that_was_interrupted_goes_on(parts, tmp_path, monkeypatch):
+    out, copied = tmp_path / "out", []
+
+    def copy(source, target):
+        if len(copied) == 3:
+            target.mkdir(parents=True)  # half of one
+            raise KeyboardInterrupt
+        copied.append(target)
+        shutil.copytree(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("symmlib.serving.parts._copy", copy)
+        merge(parts, out)
+    assert len(still_to_run(out)) == 11
+    assert merge(parts, out) == Merged(10, 13, ())
+    assert len(still_to_run(out)) == 1
 
 
-def test_runs_of_different_experiments_are_not_merged(parts, turns, tmp_path):
+def test_a_part_that_has_gone_on_is_merged_again(parts, turns, tmp_path):
+    one, _ = parts
+    late = tmp_path / "late"
+    shutil.copytree(one, late)
+    shutil.rmtree(late / RAW / "block-3" / "tp2-router")
+    assert merge([late], tmp_path / "out") == Merged(6, 6, ())
+    assert merge([one], tmp_path / "out") == Merged(1, 7, ())
+
+
+def test_the_arms_of_a_pair_come_from_one_run(turns, tmp_path):
+    few, all_, out = tmp_path / "few", tmp_path / "all", tmp_path / "out"
+    served(few, turns[:1], noted())
+    served(all_, [turn for turn in turns if (turn.block, turn.tp) == (1, 2)], noted())
+    assert merge([few, all_], out) == Merged(3, 3, ())
+    by = {json.loads(path.read_text())["by"] for path in out.rglob("turn.json")}
+    assert by == {"all"}
+    # A server that the run has stays, and gets no company from elsewhere.
+    before = contents(few)
+    assert merge([all_], few) == Merged(0, 1, ("block-1 tp2",))
+    assert contents(few) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"hash": "b", "identity": {"code": "2", "seed": 0}}, "not of the same experiment as .*: not the same code"),
+        ({"environment": {"VLLM_X": "1"}}, "were served with different variables: VLLM_X"),
+    ],
+)
+def test_what_was_not_measured_alike_is_not_merged_and_nothing_changes(parts, turns, tmp_path, changes, told):
     other, out = tmp_path / "other", tmp_path / "out"
-    served(other, turns[:1], noted(digest="b"))
-    for sources, target in (([*parts, other], out), ([other], parts[0])):
-        with pytest.raises(UsageError, match="are not of the same experiment: machine, code, versions, model, load"):
-            merge(sources, target)
-    assert not out.exists() and not list(parts[0].rglob("*other*"))
+    served(other, turns[:1], noted(**changes))
+    before = contents(tmp_path)
+    for runs, target in (([*parts, other], out), ([other], parts[0])):
+        with pytest.raises(UsageError, match=told):
+            merge(runs, target)
+    assert contents(tmp_path) == before and not out.exists()
+
+
+def test_a_run_that_has_a_note_and_no_servers_yet_is_compared_as_well(parts, tmp_path):
+    out = tmp_path / "out"
+    served(out, [], noted(hash="b", identity={"code": "1", "seed": 0, "routing table": "mine"}))
+    with pytest.raises(UsageError, match="not the same routing table"):
+        merge(parts, out)
 
 
 def test_what_holds_no_experiment_is_not_merged_nor_a_run_that_is_being_measured_into(parts, tmp_path):
     with pytest.raises(UsageError, match="nothing holds no serving experiment"):
         merge([tmp_path / "nothing"], tmp_path / "out")
-    (parts[1] / "raw" / "serving" / "experiment.json").write_text("[]")
+    with claim.alone([], parts[0] / RAW, "somebody"), pytest.raises(UsageError, match="serves somebody"):
+        merge(parts[:1], parts[0])
+    (tmp_path / "out" / RAW / "imported").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds what was imported"):
+        merge(parts, tmp_path / "out")
+    (parts[0] / RAW / "a.log").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError, match="a link that leads out of the run"):
+        merge(parts, tmp_path / "new")
+
+
+@pytest.mark.parametrize("note", ["[]", "{", '{"hash": "a", "blocks": "3"}'])
+def test_a_damaged_note_is_told(parts, tmp_path, note):
+    (parts[1] / RAW / "experiment.json").write_text(note)
     with pytest.raises(UsageError, match="two holds no serving experiment"):
         merge(parts, tmp_path / "out")
-    held = parts[0] / "raw" / "serving"
-    with claim.alone([], held, "somebody"), pytest.raises(UsageError, match="serves somebody"):
-        merge(parts[:1], parts[0])

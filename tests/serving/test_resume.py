@@ -127,6 +127,16 @@ def test_fewer_blocks_than_have_run_are_refused_and_a_block_that_is_not_whole_is
     require_all_blocks(ServingExperiment(**SMALL | {"blocks": 2}), raw)
 
 
+def test_blocks_that_have_run_at_one_tensor_parallel_size_are_not_left_out_either(tmp_path):
+    both = {"tp": [2, 4], "blocks": 3}
+    raw = tmp_path / "raw" / "serving"
+    for turn in all_turns(ServingExperiment(**SMALL | both), raw):
+        if turn.tp == 2 or turn.block == 1:
+            whole(turn, ServingExperiment(**SMALL | both))
+    with pytest.raises(UsageError, match="3 blocks have run in"):
+        require_all_blocks(ServingExperiment(**SMALL | both | {"blocks": 1}), raw)
+
+
 def test_how_many_blocks_and_what_verdicts_they_earn_make_no_other_experiment(tmp_path):
     def noted(**changes) -> str:
         return Session(ServingExperiment(**SMALL | changes), tmp_path / "raw" / "serving", None).note()["hash"]
