@@ -78,8 +78,9 @@ def serve_merge(arguments) -> int:
     print(f"{merged.copied} servers copied; {merged.there} are in {out} now.")
     if merged.kept:
         print(f"Not copied, as {out} has servers of its own in the same pair: {', '.join(merged.kept)}.")
-    again = f"symmlib {'run --resume' if (arguments.out / 'manifest.json').is_file() else 'serve --profile ... --out'} {out}"
-    print(f"Its tables are made, and what is missing is served, by: {again} (with the --blocks that the parts had)")
+    has_manifest = (arguments.out / "manifest.json").is_file()
+    again = f"symmlib {'run --resume' if has_manifest else 'serve --profile ... --out'} {out}"
+    print(f"This makes its tables, and serves what is missing: {again} (with the --blocks that the parts had)")
     return 0
 
 
