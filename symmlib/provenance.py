@@ -102,13 +102,6 @@ def gpus(only: str = "") -> list[dict]:
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
 
 
-def first_gpu() -> dict:
-    """The GPU that ranks share: the first that CUDA_VISIBLE_DEVICES names, else the machine's first; empty if none."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    found = (named and gpus(named)) or gpus()
-    return found[0] if found else {}
-
-
 def throttling() -> list[str] | None:
     """Why GPUs run slower than they could at this moment, such as 'GPU 0: hw thermal slowdown'; empty where none does,
     None where nobody can tell.

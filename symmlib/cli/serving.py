@@ -1,5 +1,7 @@
 """`symmlib serve`, `serve merge` and `serve import`: serving experiments, our own and others'."""
 
+import shlex
+
 from symmlib.cli.options import add_blocks, add_command, add_out, add_within, path
 from symmlib.cli.output import output, short
 from symmlib.errors import UsageError
@@ -74,10 +76,14 @@ def serve_merge(arguments) -> int:
     from symmlib.serving.parts import merge
 
     merged = merge(arguments.runs, arguments.out)
-    out = short(arguments.out)
+    out = shlex.quote(short(arguments.out))
     print(f"{merged.copied} servers copied; {merged.there} are in {out} now.")
-    if merged.kept:
-        print(f"Not copied, as {out} has servers of its own in the same pair: {', '.join(merged.kept)}.")
+    if merged.left:
+        print(f"Not all copied, as the arms of a block at one TP come from one run: {', '.join(merged.left)}.")
+    if merged.half:
+        print(
+            f"Not whole: {', '.join(merged.half)}. Let that part end and merge again, or another GPU serves the rest."
+        )
     has_manifest = (arguments.out / "manifest.json").is_file()
     again = f"symmlib {'run --resume' if has_manifest else 'serve --profile ... --out'} {out}"
     print(f"This makes its tables, and serves what is missing: {again} (with the --blocks that the parts had)")

@@ -61,9 +61,9 @@ def alone(devices: list[str], raw: Path, holder: str) -> Iterator[None]:
         yield
 
 
-def devices(kind: str) -> list[str]:
+def devices(kind: str, one_gpu: bool = False) -> list[str]:
     """What an experiment holds: "cpu" for the kind `cpu`, else the UUIDs of all GPUs that CUDA_VISIBLE_DEVICES leaves
-    visible."""
+    visible, or with `one_gpu` that of the first of them."""
     if kind == "cpu":
         return ["cpu"]
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
@@ -78,7 +78,8 @@ def devices(kind: str) -> list[str]:
     whole = {
         name: uuid for name in visible for uuid in gpus.values() if uuid.startswith(name)
     }  # CUDA takes a beginning
-    return sorted({gpus.get(name) or whole.get(name, name) for name in visible or gpus})
+    found = [gpus.get(name) or whole.get(name, name) for name in visible or gpus]
+    return found[:1] if one_gpu else sorted(set(found))
 
 
 def end_orphans(raw: Path) -> int:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from symmlib.analysis import serving as analysis
 from symmlib.analysis.serving import TIERS
-from symmlib.provenance import cpu, first_gpu, gpus
+from symmlib.provenance import cpu, gpus
 from symmlib.runs import default_reports_dir, digest, write_csv
+from symmlib.serving import claim
 from symmlib.serving.experiment import ServingExperiment
 
 FLOOR = "noise_floor.csv"
@@ -25,8 +26,8 @@ def load_key(experiment: ServingExperiment, kind: str) -> str:
     """What two experiments have in common if one's noise is the other's: machine, model and load, not the arms."""
     fields = experiment.as_dict()
     if kind == "cuda":
-        used = [first_gpu()] if experiment.one_gpu else gpus()
-        machine = [gpu.get("name") for gpu in used]
+        used = claim.devices(kind, one_gpu=True) if experiment.one_gpu else [""]  # of a node, all that it has
+        machine = [gpu.get("name") for one in used for gpu in gpus(one)]
     else:
         machine = [cpu()["model"], cpu()["cores"]]
     fields |= {"qps": [float(qps) for qps in experiment.qps], "duration_s": float(experiment.duration_s)}

@@ -18,7 +18,8 @@ from symmlib.errors import SymmlibError, UsageError
 from symmlib.own_files import require_own_files
 from symmlib.runs import write_json, write_text
 from symmlib.serving import claim
-from symmlib.serving.turns import ALL_WHOLE, NOTE, WHOLE, Turn
+from symmlib.serving.experiment import ServingExperiment
+from symmlib.serving.turns import ALL_WHOLE, NOTE, WHOLE, Turn, all_turns
 
 Pair = tuple[str, str]  # a block and a tensor-parallel size, as directories name them: ("block-1", "tp2")
 
@@ -60,50 +61,58 @@ ALL = Part()
 
 @dataclass(frozen=True)
 class Merged:
-    """How many servers were `copied`, and how many are `there` now. `kept`: pairs of which the run has servers of its
-    own, so that none were copied."""
+    """How many servers were `copied`, and how many are `there` now. `left`: pairs of which some run has servers that
+    were not copied, as a pair's come from one run. `half`: pairs of which some servers are there and not all.
+    """
 
     copied: int
     there: int
-    kept: tuple[str, ...]
+    left: tuple[str, ...]
+    half: tuple[str, ...]
 
 
 def merge(runs: list[Path], out: Path) -> Merged:
     """Copy into the run `out` the servers of `runs` that ran to their end and that it lacks.
 
-    All arms of a block at one tensor-parallel size come from one run: the one that has most of them. Where `out` has
-    some that are not of that run, they stay, and no others join them. Tables are not made: that is done by the
-    experiment itself when it is started in `out`, as is what is still missing. Called again, it goes on.
+    All arms of a block at one tensor-parallel size come from one run: the one that has most of them, and all that are
+    in `out` already. Tables are not made: that is done by the experiment itself when it is started in `out`, as is what
+    is still missing. Called again, it goes on.
 
     Raises `UsageError`, having changed nothing, where `runs` and `out` are not of the same experiment or not of the
-    same environment, where a run's files lead out of it, and while `out` is being measured into; `SymmlibError` for
-    a file that cannot be copied.
+    same environment, where files cannot be read or lead out of a run, and while `out` is being measured into;
+    `SymmlibError` for a file that cannot be copied.
     """
     raw = _raw(out)
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to merge into.")
     for run in runs:
+        if _raw(run).resolve() in raw.resolve().parents:
+            raise UsageError(f"{out} lies among the servers of {run}. Choose another directory to merge into.")
+    for run in (*runs, out):
         require_own_files(run)
-    notes = {run: _note(run) for run in ([out] if (raw / NOTE).exists() else []) + list(runs)}
+    is_begun = (raw / NOTE).exists() or any(raw.glob(ALL_WHOLE))
+    notes = {run: _note(run) for run in ([out] if is_begun else []) + list(runs)}
     _require_same(notes)
+    note = max(notes.values(), key=lambda note: note["blocks"])  # of several with as many blocks `out`'s, the first
+    experiment = ServingExperiment.of(note)
     with claim.alone([], raw, holder=Path(out).resolve().name):
-        raw.mkdir(parents=True, exist_ok=True)
-        write_json(raw / NOTE, max(notes.values(), key=lambda note: note["blocks"]))  # of several, the first: `out`'s
-        tables = [_raw(run) / "routing.toml" for run in runs]
-        if (table := next(filter(Path.is_file, tables), None)) and not (raw / "routing.toml").exists():
-            write_text(raw / "routing.toml", table.read_text(encoding="utf-8"))
-        there, found = _servers(out), {run: _servers(run) for run in runs}
-        copied, kept = 0, []
-        for pair in sorted({pair for servers in found.values() for pair in servers}):
-            best = max(found.values(), key=lambda servers: len(servers.get(pair, {})))[pair]
-            have = there.get(pair, {})
-            if any(best.get(name) != turn for name, turn in have.items()):
-                kept += [" ".join(pair)] if best.keys() - have.keys() else []
-                continue
+        there, found = _servers(experiment, out), [_servers(experiment, run) for run in runs]
+        table = _table([out, *runs])
+        write_json(raw / NOTE, note)
+        if table:
+            write_text(raw / "routing.toml", table)
+        copied, left = 0, []
+        for pair in sorted({pair for servers in found for pair in servers}):
+            have, offers = there.get(pair, {}), [servers.get(pair, {}) for servers in found]
+            best = max((offer for offer in offers if have.items() <= offer.items()), key=len, default=have)
+            if any(offer.keys() - best.keys() for offer in offers):
+                left.append(" ".join(pair))
             for name in sorted(best.keys() - have.keys()):
                 _copy(best[name].place, raw / pair[0] / name)
                 copied += 1
-    return Merged(copied, sum(map(len, _servers(out).values())), tuple(kept))
+        there, whole = _servers(experiment, out), _pairs(all_turns(experiment, raw))
+    half = (" ".join(pair) for pair, servers in there.items() if len(servers) < len(whole[pair]))
+    return Merged(copied, sum(map(len, there.values())), tuple(left), tuple(half))
 
 
 @dataclass(frozen=True)
@@ -114,20 +123,39 @@ class _Server:
     turn: str
 
 
-def _servers(run: Path) -> dict[Pair, dict[str, _Server]]:
-    """By pair and directory name, the servers of `run` that ran to their end."""
-    found: dict[Pair, dict[str, _Server]] = {}
-    for whole in sorted(_raw(run).glob(ALL_WHOLE)):
-        pair = whole.parent.parent.name, whole.parent.name.partition("-")[0]
-        found.setdefault(pair, {})[whole.parent.name] = _Server(whole.parent, whole.read_text(encoding="utf-8"))
-    return found
+def _pairs(turns: list[Turn]) -> dict[Pair, list[Turn]]:
+    pairs: dict[Pair, list[Turn]] = {}
+    for turn in turns:
+        pairs.setdefault((turn.place.parent.name, f"tp{turn.tp}"), []).append(turn)
+    return pairs
+
+
+def _servers(experiment: ServingExperiment, run: Path) -> dict[Pair, dict[str, _Server]]:
+    """By pair and directory name, the servers of `run` that ran to their end, with all that they measured."""
+    pairs = _pairs([turn for turn in all_turns(experiment, _raw(run)) if turn.is_whole(experiment)])
+    return {
+        pair: {turn.place.name: _Server(turn.place, (turn.place / WHOLE).read_text(encoding="utf-8")) for turn in turns}
+        for pair, turns in pairs.items()
+    }
+
+
+def _table(runs: list[Path]) -> str:
+    """The routing table that the servers of `runs` followed, as text; they are of one experiment, so it is the same."""
+    for run in runs:
+        place = _raw(run) / "routing.toml"
+        try:
+            if place.exists():
+                return place.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{place} cannot be read: {error}") from None
+    return ""
 
 
 def _copy(source: Path, target: Path) -> None:
     """`turn.json` last, so that what an interruption leaves counts as a server that was killed."""
     try:
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(WHOLE))
+        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(WHOLE))
         write_text(target / WHOLE, (source / WHOLE).read_text(encoding="utf-8"))
     except OSError as error:
         raise SymmlibError(f"{source} could not be copied to {target}: {error}") from None
@@ -137,13 +165,15 @@ def _require_same(notes: dict[Path, dict]) -> None:
     """Raise `UsageError` that names what differs, unless all `notes` are of one experiment and environment."""
     first, *others = notes
     for run in others:
-        differ = _differing(notes[first]["identity"], notes[run]["identity"])
-        if notes[run]["hash"] != notes[first]["hash"]:
-            raise UsageError(
-                f"{run} is not of the same experiment as {first}: not the same {', '.join(differ) or 'version'}."
+        one, other = notes[first], notes[run]
+        if one["hash"] != other["hash"]:
+            differ = ", ".join(_differing(one["identity"], other["identity"])) or "symmlib"
+            raise UsageError(f"{run} is not of the same experiment as {first}: not the same {differ}.")
+        if differ := _differing(one["environment"], other["environment"]):
+            told = ", ".join(
+                f"{name} ({one['environment'].get(name)}, {other['environment'].get(name)})" for name in differ
             )
-        if differ := _differing(notes[first]["environment"], notes[run]["environment"]):
-            raise UsageError(f"{run} and {first} were served with different variables: {', '.join(differ)}.")
+            raise UsageError(f"{first} and {run} were served with different variables: {told}.")
 
 
 def _differing(one: dict, other: dict) -> list[str]:
@@ -152,13 +182,15 @@ def _differing(one: dict, other: dict) -> list[str]:
 
 def _note(run: Path) -> dict:
     """What the serving experiment in `run` says of itself."""
+    place = _raw(run) / NOTE
     try:
-        note = json.loads((_raw(run) / NOTE).read_text(encoding="utf-8"))
-        if isinstance(note["hash"], str) and isinstance(note["blocks"], int):
-            return note | {name: note.get(name, {}) for name in ("identity", "environment")}  # older ones have neither
-    except (OSError, ValueError, KeyError, TypeError):
+        match note := json.loads(place.read_text(encoding="utf-8")):
+            case {"hash": str(), "identity": dict(), "environment": dict()}:
+                ServingExperiment.of(note)
+                return note
+    except (OSError, ValueError, TypeError, RecursionError, UsageError):
         pass
-    raise UsageError(f"{run} holds no serving experiment: there is no readable {_raw(run) / NOTE}.")
+    raise UsageError(f"{run} holds no serving experiment of this symmlib: there is no readable {place}.")
 
 
 def _raw(run: Path) -> Path:

@@ -62,12 +62,12 @@ def run_experiment(
     with claim.alone(session.devices, raw, holder=Path(out).resolve().name):
         claim.end_orphans(raw)
         experiment, turns, note = session.experiment, all_turns(session.experiment, raw), session.note()
+        ours = part.turns(turns)
         if is_same(raw, note):
             require_all_blocks(experiment, raw)
         missing = take_up(turns, experiment, raw, note)
         session.keep_table()
         done = [turn for turn in turns if turn not in missing]
-        ours = part.turns(turns)
         left = [turn for turn in ours if turn in missing]
         if len(left) < len(ours):
             say(f"{len(ours) - len(left)} of {len(ours)} servers have run already: going on with the rest")

@@ -3,6 +3,7 @@
 `run` sends them requests by rate, `accuracy` items to solve.
 """
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -21,7 +22,8 @@ from symmlib.serving.model import OURS, find_model
 from symmlib.serving.turns import Turn
 from symmlib.vllm_plugin import ROUTER
 
-PASSED_ON = ("VLLM_", "NCCL_", "TORCH_")  # how variables begin that change what a server does
+# Variables that parts of one experiment may differ in: what is symmlib's own, which GPU it is, and where things are.
+_MAY_DIFFER = re.compile(r"^SYMMLIB_|^CUDA_VISIBLE_DEVICES$|CACHE|HOME|PORT|PATH|DIR|RANK")
 OUT_OF_TIME = "time is up (--within)"
 
 
@@ -46,7 +48,7 @@ class Session:
         self.kind = server.platform()
         if experiment.one_gpu and self.kind == "cuda" and (why := vllm_one_gpu.why_not()):
             raise SymmlibError(why)  # as each server would, after its start
-        self.devices = claim.devices(self.kind)
+        self.devices = claim.devices(self.kind, experiment.one_gpu)
         self.model = find_model(experiment.model, raw.parent / "model")
         # One of ours is made in every run, and is the same wherever that lies.
         self.model_id = experiment.model if experiment.model in OURS else self.model.name
@@ -73,8 +75,8 @@ class Session:
         """The experiment as raw/serving/experiment.json keeps it.
 
         `hash` is of its `identity`, all that makes its measurements: machine, code and versions too, but not how many
-        blocks there are, what is compared with what, or how long one waits for a server. `environment`: the variables
-        that a server inherits and that may change what it does.
+        blocks there are, what is compared with what, or how long one waits for a server. `environment`: variables that
+        a server inherits and that may change what it does; `merge` compares them.
         """
         said = {
             **self.experiment.as_dict(),
@@ -98,7 +100,7 @@ class Session:
             **said,
             "hash": digest([*identity.values()]),
             "identity": identity,
-            "environment": {name: value for name, value in environment().items() if name.startswith(PASSED_ON)},
+            "environment": {name: value for name, value in environment().items() if not _MAY_DIFFER.search(name)},
             "load_key": key,
             "left_out": self.left_out,
             "at": timestamp(),

@@ -18,7 +18,7 @@ from symmlib import profiles, vllm_one_gpu
 from symmlib.errors import SymmlibError
 from symmlib.mps import mps
 from symmlib.provenance import gpus
-from symmlib.serving import ServingExperiment, floor, run_experiment, server
+from symmlib.serving import ServingExperiment, claim, floor, run_experiment, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.model import Model
 from symmlib.serving.parts import ALL, Part
@@ -174,10 +174,17 @@ def test_parts_on_different_gpus_of_one_host_are_not_taken_for_the_same_machine(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         return floor.load_key(ServingExperiment(one_gpu=one_gpu), "cuda")
 
-    nvidia_smi('case "$*" in *--id=GPU-2*) echo "NVIDIA H200" ;; *) echo "NVIDIA H100"; echo "NVIDIA H200" ;; esac')
-    assert key("") != key("GPU-2") and key("", one_gpu=False) == key("GPU-2", one_gpu=False)
-    of_the_h200 = key("GPU-2")
-    nvidia_smi('echo "NVIDIA H200"')
+    nvidia_smi("""case "$*" in
+        *index,uuid*) echo "0, GPU-1111"; echo "1, GPU-2222" ;;
+        *--id=GPU-1111*) echo "NVIDIA H100" ;;
+        *--id=GPU-2222*) echo "NVIDIA H200" ;;
+        *) echo "NVIDIA H100"; echo "NVIDIA H200" ;;
+    esac""")
+    of_the_h200 = key("1")
+    assert of_the_h200 == key("GPU-2222") == key("GPU-22") != key("") == key("0,1")
+    assert key("", one_gpu=False) == key("1", one_gpu=False)
+    assert claim.devices("cuda", one_gpu=True) == ["GPU-2222"] and claim.devices("cuda") == ["GPU-2222"]
+    nvidia_smi("""case "$*" in *index,uuid*) echo "0, GPU-3333" ;; *) echo "NVIDIA H200" ;; esac""")
     assert key("") == of_the_h200
 
 

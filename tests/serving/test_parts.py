@@ -18,8 +18,8 @@ FLOOR = {"name": "floor", "all_reduce": "gloo", "blocks": 1}
 EXPERIMENT = ServingExperiment(tp=(2, 4), arms=("vllm/shm", "router", FLOOR), baseline="vllm/shm", blocks=3)
 
 
-def noted(blocks: int = 3, **changes) -> dict:
-    return {"hash": "a", "blocks": blocks, "identity": {"code": "1", "seed": 0}, "environment": {}} | changes
+def noted(**changes) -> dict:
+    return EXPERIMENT.as_dict() | {"hash": "a", "identity": {"code": "1", "seed": 0}, "environment": {}} | changes
 
 
 def served(out: Path, turns: list[Turn], note: dict) -> None:
@@ -82,13 +82,16 @@ def test_a_dry_run_counts_the_servers_of_its_part(capsys):
     assert "part      2/2, 10 of 20 servers" in said and "for each of 10 servers to start" in said
 
 
+HALF = ("block-1 tp4",)  # of `parts`: its floor, which comes last, was killed
+
+
 @pytest.fixture
 def parts(turns, tmp_path):
     """Both halves of the experiment; the last server of the second one was killed."""
     one, two = tmp_path / "one", tmp_path / "two"
     *whole, killed = Part(2, 2).turns(turns)
     served(one, Part(1, 2).turns(turns), noted())
-    served(two, whole, noted(blocks=6))
+    served(two, whole, noted(blocks=6, tier="standard"))
     (two / RAW / killed.place).mkdir(parents=True)
     (one / RAW / "routing.toml").write_text("a table")
     return one, two
@@ -106,13 +109,14 @@ def still_to_run(out: Path) -> list[Turn]:
 def test_the_servers_of_all_parts_become_one_run_which_the_experiment_takes_for_its_own(parts, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["serve", "merge", *map(str, parts), "--out", str(out)]) == 0
-    assert "13 servers copied; 13 are in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "13 servers copied; 13 are in" in said and "Not whole: block-1 tp4. Let that part end" in said
     assert (out / RAW / "routing.toml").read_text() == "a table"
     assert json.loads((out / RAW / "experiment.json").read_text())["blocks"] == 6
     turns = all_turns(EXPERIMENT, out / RAW)
     assert all((turn.trace / "rank-0.json").is_file() for turn in turns[:-1])
     assert still_to_run(out) == [turns[-1]]
-    assert merge(parts, out) == Merged(0, 13, ())
+    assert merge(parts, out) == Merged(0, 13, (), HALF)
 
 
 def test_a_merge_that_was_interrupted_goes_on(parts, tmp_path, monkeypatch):
@@ -129,7 +133,7 @@ def test_a_merge_that_was_interrupted_goes_on(parts, tmp_path, monkeypatch):
         patched.setattr("symmlib.serving.parts._copy", copy)
         merge(parts, out)
     assert len(still_to_run(out)) == 11
-    assert merge(parts, out) == Merged(10, 13, ())
+    assert merge(parts, out) == Merged(10, 13, (), HALF)
     assert len(still_to_run(out)) == 1
 
 
@@ -138,28 +142,51 @@ def test_a_part_that_has_gone_on_is_merged_again(parts, turns, tmp_path):
     late = tmp_path / "late"
     shutil.copytree(one, late)
     shutil.rmtree(late / RAW / "block-3" / "tp2-router")
-    assert merge([late], tmp_path / "out") == Merged(6, 6, ())
-    assert merge([one], tmp_path / "out") == Merged(1, 7, ())
+    assert merge([late], tmp_path / "out") == Merged(6, 6, (), ("block-3 tp2",))
+    assert merge([one], tmp_path / "out") == Merged(1, 7, (), ())
 
 
 def test_the_arms_of_a_pair_come_from_one_run(turns, tmp_path):
     few, all_, out = tmp_path / "few", tmp_path / "all", tmp_path / "out"
     served(few, turns[:1], noted())
     served(all_, [turn for turn in turns if (turn.block, turn.tp) == (1, 2)], noted())
-    assert merge([few, all_], out) == Merged(3, 3, ())
+    assert merge([few, all_], out) == Merged(3, 3, (), ())
     by = {json.loads(path.read_text())["by"] for path in out.rglob("turn.json")}
     assert by == {"all"}
     # A server that the run has stays, and gets no company from elsewhere.
     before = contents(few)
-    assert merge([all_], few) == Merged(0, 1, ("block-1 tp2",))
+    assert merge([all_], few) == Merged(0, 1, ("block-1 tp2",), ("block-1 tp2",))
     assert contents(few) == before
+
+
+def test_a_pair_is_gone_on_with_from_the_run_that_it_came_from(turns, tmp_path):
+    pair = [turn for turn in turns if (turn.block, turn.tp) == (1, 2)]
+    one, other, out = tmp_path / "one", tmp_path / "other", tmp_path / "out"
+    served(one, pair[:1], noted())
+    served(other, pair, noted())
+    assert merge([one], out).copied == 1
+    shutil.rmtree(one)
+    served(one, pair[:2], noted())
+    assert merge([other, one], out) == Merged(1, 2, ("block-1 tp2",), ("block-1 tp2",))
+    assert {json.loads(path.read_text())["by"] for path in out.rglob("turn.json")} == {"one"}
+
+
+def test_a_damaged_server_is_none(turns, tmp_path):
+    pair = [turn for turn in turns if (turn.block, turn.tp) == (1, 2)]
+    damaged, sound, out = tmp_path / "damaged", tmp_path / "sound", tmp_path / "out"
+    served(damaged, pair, noted())
+    (damaged / RAW / pair[0].place / "qps-4.json").unlink()
+    (damaged / RAW / pair[1].place / "turn.json").write_bytes(b"\xff{")
+    served(sound, pair[:2], noted())
+    assert merge([damaged, sound], out) == Merged(2, 2, ("block-1 tp2",), ("block-1 tp2",))
+    assert {json.loads(path.read_text())["by"] for path in out.rglob("turn.json")} == {"sound"}
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"hash": "b", "identity": {"code": "2", "seed": 0}}, "not of the same experiment as .*: not the same code"),
-        ({"environment": {"VLLM_X": "1"}}, "were served with different variables: VLLM_X"),
+        ({"environment": {"VLLM_X": "1"}}, r"were served with different variables: VLLM_X \(.*1.*\)"),
     ],
 )
 def test_what_was_not_measured_alike_is_not_merged_and_nothing_changes(parts, turns, tmp_path, changes, told):
@@ -187,13 +214,24 @@ def test_what_holds_no_experiment_is_not_merged_nor_a_run_that_is_being_measured
     (tmp_path / "out" / RAW / "imported").mkdir(parents=True)
     with pytest.raises(UsageError, match="holds what was imported"):
         merge(parts, tmp_path / "out")
+    with pytest.raises(UsageError, match="lies among the servers of"):
+        merge(parts, parts[0] / RAW / "block-1" / "tp2-router")
+    merge(parts, tmp_path / "lost")
+    (tmp_path / "lost" / RAW / "experiment.json").unlink()
+    with pytest.raises(UsageError, match="lost holds no serving experiment"):
+        merge(parts, tmp_path / "lost")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file"):
+        merge(parts, tmp_path / "file")
     (parts[0] / RAW / "a.log").symlink_to("/etc/hostname")
     with pytest.raises(UsageError, match="a link that leads out of the run"):
         merge(parts, tmp_path / "new")
 
 
-@pytest.mark.parametrize("note", ["[]", "{", '{"hash": "a", "blocks": "3"}'])
+@pytest.mark.parametrize(
+    "note", ["[]", "{", "[" * 100_000, noted(blocks="3"), noted(identity=None), noted(hash=1), noted(arms=["none"])]
+)
 def test_a_damaged_note_is_told(parts, tmp_path, note):
-    (parts[1] / RAW / "experiment.json").write_text(note)
+    (parts[1] / RAW / "experiment.json").write_text(note if isinstance(note, str) else json.dumps(note))
     with pytest.raises(UsageError, match="two holds no serving experiment"):
         merge(parts, tmp_path / "out")
