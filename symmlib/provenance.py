@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -102,26 +102,25 @@ def gpus(only: str = "") -> list[dict]:
             for line in (text or "").splitlines() if line.strip()]  # fmt: skip
 
 
-def throttling() -> list[str] | None:
-    """Why GPUs run slower than they could at this moment, such as 'GPU 0: hw thermal slowdown'; empty where none does,
-    None where nobody can tell.
+def throttling(devices: Collection[str]) -> list[str] | None:
+    """Why those GPUs of `devices` (UUIDs) run slower than they could at this moment, such as 'GPU 0: hw thermal
+    slowdown'; empty where none does, None where nobody can tell.
 
     Of what heat and the power supply force on a GPU; a power limit that a full load reaches is normal.
     """
     causes = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
-    query = ",".join(["index", *(f"clocks_event_reasons.{cause}" for cause in causes)])
+    query = ",".join(["index", "uuid", *(f"clocks_event_reasons.{cause}" for cause in causes)])
     text = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
-    if not text or "N/A" in text:
+    rows = [[part.strip() for part in line.split(",")] for line in (text or "").splitlines()]
+    states = {index: found for index, uuid, *found in filter(None, rows) if uuid in devices}
+    if not states or any("N/A" in state for found in states.values() for state in found):
         return None
-    found = []
-    for line in text.splitlines():
-        index, *states = (part.strip() for part in line.split(","))
-        found += [
-            f"GPU {index}: {cause.replace('_', ' ')}"
-            for cause, state in zip(causes, states, strict=False)
-            if state == "Active"
-        ]
-    return found
+    return [
+        f"GPU {index}: {cause.replace('_', ' ')}"
+        for index, found in states.items()
+        for cause, state in zip(causes, found, strict=False)
+        if state == "Active"
+    ]
 
 
 def memory_bytes(found: list[dict]) -> list[int]:

@@ -79,14 +79,15 @@ def serve_merge(arguments) -> int:
     out = shlex.quote(short(arguments.out))
     print(f"{merged.copied} servers copied; {merged.there} are in {out} now.")
     if merged.left:
-        print(f"Not all copied, as the arms of a block at one TP come from one run: {', '.join(merged.left)}.")
+        print(f"Not all copied, as the arms of a block at one TP come from one run: {', '.join(merged.left)}. In a new "
+              "directory each would come from the run that has most of it.")  # fmt: skip
     if merged.half:
         print(
             f"Not whole: {', '.join(merged.half)}. Let that part end and merge again, or another GPU serves the rest."
         )
     has_manifest = (arguments.out / "manifest.json").is_file()
-    again = f"symmlib {'run --resume' if has_manifest else 'serve --profile ... --out'} {out}"
-    print(f"This makes its tables, and serves what is missing: {again} (with the --blocks that the parts had)")
+    again = f"symmlib run --resume {out}" if has_manifest else f"the parts' command without --part, with --out {out}"
+    print(f"This makes its tables, and serves what is missing: {again} (and with their --blocks)")
     return 0
 
 

@@ -27,7 +27,7 @@ def load_key(experiment: ServingExperiment, kind: str) -> str:
     fields = experiment.as_dict()
     if kind == "cuda":
         used = claim.devices(kind, one_gpu=True) if experiment.one_gpu else [""]  # of a node, all that it has
-        machine = [gpu.get("name") for one in used for gpu in gpus(one)]
+        machine = [gpu.get("name") for one in used for gpu in gpus(one) or gpus()]
     else:
         machine = [cpu()["model"], cpu()["cores"]]
     fields |= {"qps": [float(qps) for qps in experiment.qps], "duration_s": float(experiment.duration_s)}

@@ -11,15 +11,17 @@ takes them from one run. GPUs are named by UUID (`nvidia-smi -L`), so that each 
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.own_files import require_own_files
+from symmlib.routing import RoutingTable
 from symmlib.runs import write_json, write_text
 from symmlib.serving import claim
 from symmlib.serving.experiment import ServingExperiment
-from symmlib.serving.turns import ALL_WHOLE, NOTE, WHOLE, Turn, all_turns
+from symmlib.serving.turns import ALL_WHOLE, NOTE, WHOLE, Turn, all_turns, differing
 
 Pair = tuple[str, str]  # a block and a tensor-parallel size, as directories name them: ("block-1", "tp2")
 
@@ -94,33 +96,28 @@ def merge(runs: list[Path], out: Path) -> Merged:
     notes = {run: _note(run) for run in ([out] if is_begun else []) + list(runs)}
     _require_same(notes)
     note = max(notes.values(), key=lambda note: note["blocks"])  # of several with as many blocks `out`'s, the first
+    _require_table(out, note)
     experiment = ServingExperiment.of(note)
     with claim.alone([], raw, holder=Path(out).resolve().name):
-        there, found = _servers(experiment, out), [_servers(experiment, run) for run in runs]
+        before, found = _servers(experiment, out), {run: _servers(experiment, run) for run in runs}
         table = _table([out, *runs])
         write_json(raw / NOTE, note)
         if table:
             write_text(raw / "routing.toml", table)
         copied, left = 0, []
-        for pair in sorted({pair for servers in found for pair in servers}):
-            have, offers = there.get(pair, {}), [servers.get(pair, {}) for servers in found]
-            best = max((offer for offer in offers if have.items() <= offer.items()), key=len, default=have)
-            if any(offer.keys() - best.keys() for offer in offers):
+        for pair in sorted({pair for servers in found.values() for pair in servers}):
+            have, offers = before.get(pair, {}), {run: servers.get(pair, {}) for run, servers in found.items()}
+            fitting = [run for run in runs if have.items() <= offers[run].items()]
+            best = max(fitting, key=lambda run: len(offers[run]), default=None)
+            new = offers[best].keys() - have.keys() if best else set()
+            if any(offer.keys() - have.keys() - new for offer in offers.values()):
                 left.append(" ".join(pair))
-            for name in sorted(best.keys() - have.keys()):
-                _copy(best[name].place, raw / pair[0] / name)
+            for name in sorted(new):
+                _copy(_raw(best) / pair[0] / name, raw / pair[0] / name)
                 copied += 1
-        there, whole = _servers(experiment, out), _pairs(all_turns(experiment, raw))
-    half = (" ".join(pair) for pair, servers in there.items() if len(servers) < len(whole[pair]))
-    return Merged(copied, sum(map(len, there.values())), tuple(left), tuple(half))
-
-
-@dataclass(frozen=True)
-class _Server:
-    """One that ran to its end: where it is, and what it says of itself, by which it is told from others."""
-
-    place: Path = field(compare=False)
-    turn: str
+        now, whole = _servers(experiment, out), _pairs(all_turns(experiment, raw))
+    half = tuple(" ".join(pair) for pair, servers in now.items() if len(servers) < len(whole[pair]))
+    return Merged(copied, sum(map(len, now.values())), tuple(left), half)
 
 
 def _pairs(turns: list[Turn]) -> dict[Pair, list[Turn]]:
@@ -130,13 +127,24 @@ def _pairs(turns: list[Turn]) -> dict[Pair, list[Turn]]:
     return pairs
 
 
-def _servers(experiment: ServingExperiment, run: Path) -> dict[Pair, dict[str, _Server]]:
-    """By pair and directory name, the servers of `run` that ran to their end, with all that they measured."""
+def _servers(experiment: ServingExperiment, run: Path) -> dict[Pair, dict[str, str]]:
+    """The servers of `run` that ran to their end, with all that they measured: by pair and directory name, what each
+    says of itself, by which it is told from others."""
     pairs = _pairs([turn for turn in all_turns(experiment, _raw(run)) if turn.is_whole(experiment)])
     return {
-        pair: {turn.place.name: _Server(turn.place, (turn.place / WHOLE).read_text(encoding="utf-8")) for turn in turns}
+        pair: {turn.place.name: (turn.place / WHOLE).read_text(encoding="utf-8") for turn in turns}
         for pair, turns in pairs.items()
     }
+
+
+def _require_table(out: Path, note: dict) -> None:
+    """Raise `UsageError` where the run `out` has a routing table that the router did not follow."""
+    own, followed = Path(out) / "routing.toml", note["identity"].get("routing table")
+    if followed and own.is_file() and RoutingTable.load(own).digest != followed:
+        raise UsageError(
+            f"the router was not served by {own}. Serve the parts with --routing-table {own}, or merge into another "
+            "directory."
+        )
 
 
 def _table(runs: list[Path]) -> str:
@@ -155,7 +163,9 @@ def _copy(source: Path, target: Path) -> None:
     """`turn.json` last, so that what an interruption leaves counts as a server that was killed."""
     try:
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(WHOLE))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(WHOLE))
+        for place in (target, *filter(Path.is_dir, target.rglob("*"))):
+            place.chmod(place.stat().st_mode | stat.S_IRWXU)  # an archive may be read-only
         write_text(target / WHOLE, (source / WHOLE).read_text(encoding="utf-8"))
     except OSError as error:
         raise SymmlibError(f"{source} could not be copied to {target}: {error}") from None
@@ -167,17 +177,13 @@ def _require_same(notes: dict[Path, dict]) -> None:
     for run in others:
         one, other = notes[first], notes[run]
         if one["hash"] != other["hash"]:
-            differ = ", ".join(_differing(one["identity"], other["identity"])) or "symmlib"
+            differ = ", ".join(differing(one["identity"], other["identity"])) or "symmlib"
             raise UsageError(f"{run} is not of the same experiment as {first}: not the same {differ}.")
-        if differ := _differing(one["environment"], other["environment"]):
+        if differ := differing(one["environment"], other["environment"]):
             told = ", ".join(
                 f"{name} ({one['environment'].get(name)}, {other['environment'].get(name)})" for name in differ
             )
             raise UsageError(f"{first} and {run} were served with different variables: {told}.")
-
-
-def _differing(one: dict, other: dict) -> list[str]:
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def _note(run: Path) -> dict:
@@ -185,12 +191,12 @@ def _note(run: Path) -> dict:
     place = _raw(run) / NOTE
     try:
         match note := json.loads(place.read_text(encoding="utf-8")):
-            case {"hash": str(), "identity": dict(), "environment": dict()}:
+            case {"hash": str(), "blocks": int(), "identity": dict(), "environment": dict()}:
                 ServingExperiment.of(note)
                 return note
     except (OSError, ValueError, TypeError, RecursionError, UsageError):
         pass
-    raise UsageError(f"{run} holds no serving experiment of this symmlib: there is no readable {place}.")
+    raise UsageError(f"{run} holds no serving experiment, or one of an older symmlib: see {place}.")
 
 
 def _raw(run: Path) -> Path:

@@ -30,7 +30,15 @@ from symmlib.serving.prediction import predict
 from symmlib.serving.results import write_agreement, write_results
 from symmlib.serving.session import OUT_OF_TIME, Session
 from symmlib.serving.shown import Shown, Slowed
-from symmlib.serving.turns import Turn, all_turns, is_same, rate_name, require_all_blocks, take_up
+from symmlib.serving.turns import (
+    Turn,
+    all_turns,
+    is_same,
+    rate_name,
+    require_all_blocks,
+    require_same_environment,
+    take_up,
+)
 
 GREEDY_PROMPTS, GREEDY_TOKENS = 32, 16  # asked in block 1, so that answers can be compared from arm to arm
 ANSWERS_S = 300  # for the answers to a rate, beyond three times what it takes to send it
@@ -49,11 +57,11 @@ def run_experiment(
     server that ran to its end. An arm that this machine lacks is left out, with its reason in
     raw/serving/experiment.json.
 
-    Raises `UsageError` for what cannot run here, for fewer blocks than it has run in, and while another experiment
-    holds these GPUs, `SymmlibError` for a baseline, a treatment or (where ranks share a GPU) a vLLM that this machine
-    lacks, and for a server or a load generator that fails: in the end, when the other arms have run, and are in the
-    results. The arm that failed is a gate's failure there; called again with the same experiment, it gets another try.
-    `SymmlibError` also where `deadline` left no time for all servers of the part.
+    Raises `UsageError` for what cannot run here, for fewer blocks or other environment variables than it has run with,
+    and while another experiment holds these GPUs; `SymmlibError` for a baseline, a treatment or (where ranks share a
+    GPU) a vLLM that this machine lacks, and for a server or a load generator that fails: in the end, when the other
+    arms have run, and are in the results. The arm that failed is a gate's failure there; called again with the same
+    experiment, it gets another try. `SymmlibError` also where `deadline` left no time for all servers of the part.
     """
     raw, results = Path(out) / "raw" / "serving", Path(out) / "results"
     if (raw / "imported").exists():
@@ -65,6 +73,7 @@ def run_experiment(
         ours = part.turns(turns)
         if is_same(raw, note):
             require_all_blocks(experiment, raw)
+            require_same_environment(raw, note)
         missing = take_up(turns, experiment, raw, note)
         session.keep_table()
         done = [turn for turn in turns if turn not in missing]
@@ -215,7 +224,7 @@ class _Session(Session):
             commands.append(load.shell(arguments))
             cell = f"QPS {qps:g}" if block else "warm-up"
             timeout_s = 3 * self.experiment.duration_s + patience.seconds(ANSWERS_S)
-            slowed = Slowed() if self.kind == "cuda" else None
+            slowed = Slowed(self.devices) if self.kind == "cuda" else None
             count = shown.counting(cell, load.requests_of(arguments), slowed)
             try:
                 self._client.bench(arguments, turn.place / name, timeout_s, count)

@@ -31,6 +31,7 @@ from symmlib.serving.model import Model
 from symmlib.vllm_plugin import ROUTER
 
 HOST = "127.0.0.1"  # nothing that symmlib starts is reachable from another machine
+KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"  # GiB; the user's own, where it is set
 POLL_S = 0.2
 STARTING_GRACE_S = 3  # vLLM hears no SIGTERM while it starts, and has nothing yet to end in order
 SOCKET_PATH_BYTES = 107  # unix(7), without the zero at its end
@@ -90,7 +91,7 @@ def environment(
         changes["HF_HUB_OFFLINE"] = "1"
     if kind == "cpu":
         changes["VLLM_CPU_OMP_THREADS_BIND"] = cores_of_ranks(tp, sorted(os.sched_getaffinity(0)))
-        changes["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        changes[KV_CACHE] = os.environ.get(KV_CACHE, "1")
         changes["TORCHDYNAMO_DISABLE"] = "1"  # else the first request compiles for seconds
     elif plugged:
         changes["VLLM_ALLREDUCE_USE_FLASHINFER"] = "0"  # it would serve small messages before the plug-in is asked

@@ -22,8 +22,8 @@ from symmlib.serving.model import OURS, find_model
 from symmlib.serving.turns import Turn
 from symmlib.vllm_plugin import ROUTER
 
-# Variables that parts of one experiment may differ in: what is symmlib's own, which GPU it is, and where things are.
-_MAY_DIFFER = re.compile(r"^SYMMLIB_|^CUDA_VISIBLE_DEVICES$|CACHE|HOME|PORT|PATH|DIR|RANK")
+# Environment variables that may differ within an experiment: symmlib's own, which GPU it is, and where things are.
+_MAY_DIFFER = re.compile(r"^SYMMLIB_|^CUDA_VISIBLE_DEVICES$|(CACHE|ROOT|HOME|PORT|PATH|DIR|RANK)$")
 OUT_OF_TIME = "time is up (--within)"
 
 
@@ -75,8 +75,8 @@ class Session:
         """The experiment as raw/serving/experiment.json keeps it.
 
         `hash` is of its `identity`, all that makes its measurements: machine, code and versions too, but not how many
-        blocks there are, what is compared with what, or how long one waits for a server. `environment`: variables that
-        a server inherits and that may change what it does; `merge` compares them.
+        blocks there are, what is compared with what, or how long one waits for a server. `environment`: see
+        `turns.require_same_environment`.
         """
         said = {
             **self.experiment.as_dict(),
@@ -100,10 +100,22 @@ class Session:
             **said,
             "hash": digest([*identity.values()]),
             "identity": identity,
-            "environment": {name: value for name, value in environment().items() if not _MAY_DIFFER.search(name)},
+            "environment": self._inherited(),
             "load_key": key,
             "left_out": self.left_out,
             "at": timestamp(),
+        }
+
+    def _inherited(self) -> dict[str, str]:
+        """What servers get of this process's environment as it is, as far as it may change what they do."""
+        experiment = self.experiment
+        ours = server.environment(
+            self.model, experiment.arms[0], experiment.tp[0], self.kind, trace=self.raw, one_gpu=experiment.one_gpu
+        )
+        return {
+            name: value
+            for name, value in environment().items()
+            if (name == server.KV_CACHE or name not in ours) and not _MAY_DIFFER.search(name)
         }
 
     def prepare(self, turn: Turn) -> server.Server:

@@ -31,15 +31,16 @@ class Shown:
 
 
 class Slowed:
-    """Why GPUs were slowed down while a rate was sent, asked every `ASK_S`."""
+    """Why `devices` (GPUs by their UUIDs) were slowed down while a rate was sent, asked every `ASK_S`."""
 
-    def __init__(self):
+    def __init__(self, devices: list[str]):
+        self._devices = devices
         self.reasons: set[str] = set()
         self.was_asked = False
         self._next = 0.0
 
     def ask(self) -> None:
-        if time.monotonic() >= self._next and (found := throttling()) is not None:
+        if time.monotonic() >= self._next and (found := throttling(self._devices)) is not None:
             self.reasons.update(found)
             self.was_asked = True
             self._next = time.monotonic() + ASK_S

@@ -52,7 +52,7 @@ class Turn:
             said = json.loads((self.place / WHOLE).read_text(encoding="utf-8"))
             self.require_whole(experiment)
             return (said["block"], said["tp"], said["arm"]) == (self.block, self.tp, self.arm.name)
-        except (OSError, ValueError, KeyError, TypeError, SymmlibError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SymmlibError):
             return False
 
     def require_whole(self, experiment: ServingExperiment) -> None:
@@ -61,7 +61,7 @@ class Turn:
             for path in (one.path, one.schedule_path):
                 try:
                     json.loads(path.read_text(encoding="utf-8"))
-                except (OSError, ValueError) as error:  # a tool, or a full disk, may leave half of one
+                except (OSError, ValueError, RecursionError) as error:  # a tool, or a full disk, may leave half of one
                     raise SymmlibError(f"`vllm bench serve` left no whole {path}: {error}") from None
 
     def finish(self, **facts) -> None:
@@ -112,6 +112,27 @@ def is_same(raw: Path, note: dict) -> bool:
         return json.loads((raw / NOTE).read_text(encoding="utf-8")).get("hash") == note["hash"]
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def require_same_environment(raw: Path, note: dict) -> None:
+    """Raise `UsageError` if the servers in `raw` inherited other environment variables than `note` names: all arms of
+    an experiment are to be served alike. Notes of earlier versions name none."""
+    try:
+        kept = json.loads((raw / NOTE).read_text(encoding="utf-8"))["environment"]
+        names = differing(kept, note["environment"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if names and any(raw.glob(ALL_WHOLE)):
+        told = ", ".join(f"{name}={kept[name]}" if name in kept else f"{name} not set" for name in names)
+        raise UsageError(
+            f"{raw.parent.parent} was served with other environment variables: {told}. Set them so, or choose another "
+            "directory."
+        )
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    """The keys that only one of both has, or that they have with different values, sorted."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def take_up(turns: list[Turn], experiment: ServingExperiment, raw: Path, note: dict) -> list[Turn]:

@@ -17,7 +17,7 @@ import pytest
 from symmlib import profiles, vllm_one_gpu
 from symmlib.errors import SymmlibError
 from symmlib.mps import mps
-from symmlib.provenance import gpus
+from symmlib.provenance import gpus, throttling
 from symmlib.serving import ServingExperiment, claim, floor, run_experiment, server
 from symmlib.serving.arms import Arm
 from symmlib.serving.model import Model
@@ -186,6 +186,17 @@ def test_parts_on_different_gpus_of_one_host_are_not_taken_for_the_same_machine(
     assert claim.devices("cuda", one_gpu=True) == ["GPU-2222"] and claim.devices("cuda") == ["GPU-2222"]
     nvidia_smi("""case "$*" in *index,uuid*) echo "0, GPU-3333" ;; *) echo "NVIDIA H200" ;; esac""")
     assert key("") == of_the_h200
+
+
+def test_a_gpu_that_is_not_held_voids_nothing_by_its_heat(nvidia_smi):
+    nvidia_smi('echo "0, GPU-1, Not Active, Not Active, Not Active"; echo "1, GPU-2, Active, Not Active, Not Active"')
+    assert throttling(["GPU-1"]) == []
+    assert throttling(["GPU-1", "GPU-2"]) == throttling(["GPU-2"]) == ["GPU 1: hw thermal slowdown"]
+    assert throttling(["GPU-3"]) is None
+    nvidia_smi('echo "0, GPU-1, N/A, N/A, N/A"')
+    assert throttling(["GPU-1"]) is None
+    nvidia_smi("exit 1")
+    assert throttling(["GPU-1"]) is None
 
 
 @pytest.fixture

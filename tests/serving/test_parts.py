@@ -8,7 +8,8 @@ import pytest
 
 from symmlib.cli import main
 from symmlib.errors import UsageError
-from symmlib.runs import write_json
+from symmlib.routing import RoutingTable
+from symmlib.runs import write_json, write_text
 from symmlib.serving import ServingExperiment, claim
 from symmlib.serving.parts import ALL, Merged, Part, merge
 from symmlib.serving.turns import Turn, all_turns, take_up
@@ -82,6 +83,17 @@ def test_a_dry_run_counts_the_servers_of_its_part(capsys):
     assert "part      2/2, 10 of 20 servers" in said and "for each of 10 servers to start" in said
 
 
+TABLE = """schema = 1
+[[table]]
+device = "cpu"
+world_size = 2
+dtype = "bfloat16"
+mode = "eager"
+multicast = false
+source = "by hand"
+[[table.route]]
+backend = "gloo"
+"""
 HALF = ("block-1 tp4",)  # of `parts`: its floor, which comes last, was killed
 
 
@@ -119,22 +131,45 @@ def test_the_servers_of_all_parts_become_one_run_which_the_experiment_takes_for_
     assert merge(parts, out) == Merged(0, 13, (), HALF)
 
 
-def test_a_merge_that_was_interrupted_goes_on(parts, tmp_path, monkeypatch):
+def test_a_merge_that_was_interrupted_goes_on_and_no_half_counts_as_a_server(parts, tmp_path, monkeypatch):
     out, copied = tmp_path / "out", []
 
-    def copy(source, target):
-        if len(copied) == 3:
-            target.mkdir(parents=True)  # half of one
-            raise KeyboardInterrupt
-        copied.append(target)
-        shutil.copytree(source, target)
+    def write(path, text):
+        if path.name == "turn.json":
+            if len(copied) == 3:
+                raise KeyboardInterrupt
+            copied.append(path)
+        return write_text(path, text)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("symmlib.serving.parts._copy", copy)
+        patched.setattr("symmlib.serving.parts.write_text", write)
         merge(parts, out)
-    assert len(still_to_run(out)) == 11
+    assert len(list(out.rglob("rank-0.json"))) == 4 and len(still_to_run(out)) == 11
     assert merge(parts, out) == Merged(10, 13, (), HALF)
     assert len(still_to_run(out)) == 1
+
+
+def test_parts_that_may_only_be_read_are_merged_into_a_run_that_may_be_written(parts, tmp_path):
+    for path in parts[0].rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        merge(parts, tmp_path / "out")
+        assert all(path.stat().st_mode & 0o200 for path in tmp_path.joinpath("out").rglob("*") if path.is_dir())
+    finally:
+        for path in parts[0].rglob("*"):
+            path.chmod(0o755)
+
+
+def test_a_run_with_a_table_takes_no_servers_that_followed_another(parts, tmp_path):
+    out = tmp_path / "out"
+    write_text(out / "routing.toml", TABLE)
+    digest = RoutingTable.load(out / "routing.toml").digest
+    served(tmp_path / "same", [], noted(identity={"routing table": digest}))
+    assert merge([tmp_path / "same"], out).copied == 0
+    served(tmp_path / "other", [], noted(identity={"routing table": "another"}))
+    shutil.rmtree(out / RAW)
+    with pytest.raises(UsageError, match="was not served by .*routing.toml. Serve the parts with --routing-table"):
+        merge([tmp_path / "other"], out)
 
 
 def test_a_part_that_has_gone_on_is_merged_again(parts, turns, tmp_path):

@@ -16,7 +16,7 @@ from symmlib.errors import UsageError
 from symmlib.runs import Run
 from symmlib.serving import ServingExperiment, claim
 from symmlib.serving.session import Session
-from symmlib.serving.turns import all_turns, require_all_blocks, take_up
+from symmlib.serving.turns import all_turns, require_all_blocks, require_same_environment, take_up
 from tests.waiting import PATIENCE_S, RUN_S
 
 SMALL = {"qps": [4], "duration_s": 2, "input_len": 16, "output_len": 4, "blocks": 1, "tier": "smoke"}
@@ -143,6 +143,27 @@ def test_how_many_blocks_and_what_verdicts_they_earn_make_no_other_experiment(tm
 
     assert noted() == noted(blocks=3, tier="quick") == noted(blocks=6, tier="standard")
     assert noted() != noted(output_len=5)
+
+
+def test_an_experiment_is_gone_on_with_in_the_environment_that_it_was_served_in(tmp_path, monkeypatch):
+    experiment, raw = ServingExperiment(**SMALL), tmp_path / "raw" / "serving"
+
+    def note(**variables: str) -> dict:
+        with monkeypatch.context() as patched:
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            return Session(experiment, raw, None).note()
+
+    turns = all_turns(experiment, raw)
+    take_up(turns, experiment, raw, note(VLLM_LOGGING_LEVEL="INFO", VLLM_CPU_KVCACHE_SPACE="2"))
+    require_same_environment(raw, note())  # nothing was served yet
+    whole(turns[0], experiment)
+    told = "VLLM_CPU_KVCACHE_SPACE=2, VLLM_LOGGING_LEVEL=INFO, VLLM_USE_V1 not set. Set them so"
+    with pytest.raises(UsageError, match=told):
+        require_same_environment(raw, note(VLLM_USE_V1="1"))
+    same = {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    elsewhere = {"VLLM_CACHE_ROOT": "/x", "CUDA_VISIBLE_DEVICES": "1", "VLLM_HOST_IP": "10.0.0.1"}  # ours, or a place
+    require_same_environment(raw, note(**same, **elsewhere))
 
 
 def test_the_router_goes_on_with_the_table_that_it_followed_unless_the_run_has_its_own(tmp_path):
