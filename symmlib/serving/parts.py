@@ -84,6 +84,31 @@ def merge(runs: list[Path], out: Path) -> Merged:
     same environment, where files cannot be read or lead out of a run, and while `out` is being measured into;
     `SymmlibError` for a file that cannot be copied.
     """
+    note = _note_of_all(runs, out)
+    experiment, raw = ServingExperiment.of(note), _raw(out)
+    with claim.alone([], raw, holder=Path(out).resolve().name):
+        before, found = _servers(experiment, out), {run: _servers(experiment, run) for run in runs}
+        table = _table([out, *runs])
+        write_json(raw / NOTE, note)
+        if table:
+            write_text(raw / "routing.toml", table)
+        copied, left = 0, []
+        for pair in sorted({pair for servers in found.values() for pair in servers}):
+            have, offers = before.get(pair, {}), {run: servers.get(pair, {}) for run, servers in found.items()}
+            run, new = _choice(have, offers)
+            if any(offer.keys() - have.keys() - new for offer in offers.values()):
+                left.append(" ".join(pair))
+            for name in sorted(new):
+                _copy(_raw(run) / pair[0] / name, raw / pair[0] / name)
+                copied += 1
+        now, whole = _servers(experiment, out), _pairs(all_turns(experiment, raw))
+    half = tuple(" ".join(pair) for pair, servers in now.items() if len(servers) < len(whole[pair]))
+    return Merged(copied, sum(map(len, now.values())), tuple(left), half)
+
+
+def _note_of_all(runs: list[Path], out: Path) -> dict:
+    """What the experiment of `runs` and `out` says of itself, in that with the most blocks; of several, in `out`.
+    Raises `UsageError` for whatever `merge` refuses."""
     raw = _raw(out)
     if (raw / "imported").exists():
         raise UsageError(f"{out} holds what was imported. Choose another directory to merge into.")
@@ -95,29 +120,20 @@ def merge(runs: list[Path], out: Path) -> Merged:
     is_begun = (raw / NOTE).exists() or any(raw.glob(ALL_WHOLE))
     notes = {run: _note(run) for run in ([out] if is_begun else []) + list(runs)}
     _require_same(notes)
-    note = max(notes.values(), key=lambda note: note["blocks"])  # of several with as many blocks `out`'s, the first
+    note = max(notes.values(), key=lambda note: note["blocks"])
     _require_table(out, note)
-    experiment = ServingExperiment.of(note)
-    with claim.alone([], raw, holder=Path(out).resolve().name):
-        before, found = _servers(experiment, out), {run: _servers(experiment, run) for run in runs}
-        table = _table([out, *runs])
-        write_json(raw / NOTE, note)
-        if table:
-            write_text(raw / "routing.toml", table)
-        copied, left = 0, []
-        for pair in sorted({pair for servers in found.values() for pair in servers}):
-            have, offers = before.get(pair, {}), {run: servers.get(pair, {}) for run, servers in found.items()}
-            fitting = [run for run in runs if have.items() <= offers[run].items()]
-            best = max(fitting, key=lambda run: len(offers[run]), default=None)
-            new = offers[best].keys() - have.keys() if best else set()
-            if any(offer.keys() - have.keys() - new for offer in offers.values()):
-                left.append(" ".join(pair))
-            for name in sorted(new):
-                _copy(_raw(best) / pair[0] / name, raw / pair[0] / name)
-                copied += 1
-        now, whole = _servers(experiment, out), _pairs(all_turns(experiment, raw))
-    half = tuple(" ".join(pair) for pair, servers in now.items() if len(servers) < len(whole[pair]))
-    return Merged(copied, sum(map(len, now.values())), tuple(left), half)
+    return note
+
+
+def _choice(have: dict[str, str], offers: dict[Path, dict[str, str]]) -> tuple[Path | None, set[str]]:
+    """The run from which a pair is gone on with, and the names of the servers that it adds.
+
+    `have`: the pair's servers in the run that gets them, `offers`: in each of the others. Only a run that has all that
+    is there can add to it; of several, that with most. None, and no names, where no run can.
+    """
+    fitting = [run for run, offer in offers.items() if have.items() <= offer.items()]
+    run = max(fitting, key=lambda run: len(offers[run]), default=None)
+    return run, set(offers[run]) - set(have) if run else set()
 
 
 def _pairs(turns: list[Turn]) -> dict[Pair, list[Turn]]:
