@@ -48,7 +48,7 @@ def brief(comparison: pd.DataFrame | None, summary: pd.DataFrame | None = None) 
         return Brief(f"No verdict: {why}", f"no verdict: {words.blocks(valid)}")
     lead = leading_pair(valid)
     verdicts = set(_weightiest(lead).verdict)
-    certain = f"preliminary: {words.blocks(valid)}" if valid.tier.isin(PRELIMINARY).any() else words.blocks(valid)
+    certain = f"preliminary: {words.blocks(lead)}" if lead.tier.isin(PRELIMINARY).any() else words.blocks(lead)
     return Brief(_answer(lead), certain, verdicts.pop() if len(verdicts) == 1 else "mixed")
 
 

@@ -164,9 +164,9 @@ def test_another_arm_is_compared_with_the_router():
 def test_a_peer_of_too_few_blocks_is_told_with_its_ratio_and_without_a_verdict():
     nothing = {"verdict": "none", "blocks": 1, "tier": "smoke", "ci_low": math.nan, "ci_high": math.nan}
     direct = compared(ratio=0.1, baseline="floor", **nothing)
-    assert said(compared(), compared("floor", ratio=14, **nothing), direct)[-1] == (
-        "floor ran in 1 block, too few for a verdict (TPOT ratio 14.00)."
-    )
+    rows = [compared(), compared("floor", ratio=14, **nothing), direct]
+    assert said(*rows)[-1] == "floor ran in 1 block, too few for a verdict (TPOT ratio 14.00)."
+    assert verdicts.certainty(pd.DataFrame(rows)) == "preliminary: 3 blocks"  # of what the headline is about
 
 
 def test_a_peer_whose_verdicts_differ_is_still_compared_by_all_rows():

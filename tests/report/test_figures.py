@@ -198,6 +198,17 @@ def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
     assert "seen in 2 blocks" in figures.effects(once.assign(blocks=2)).finding
 
 
+def test_an_arm_without_an_interval_does_not_squeeze_those_that_have_one(comparison):
+    floor = comparison.assign(
+        treatment="floor", ratio=20, ci_low=float("nan"), ci_high=float("nan"), blocks=1, tier="smoke"
+    )
+    alone, beside = figures.effects(comparison), figures.effects(pd.concat([comparison, floor]))
+    assert beside.axes[0].get_xlim() == alone.axes[0].get_xlim()
+    assert "Not drawn, as so few blocks give no interval: floor; the table has it." in beside.reading
+    assert "Not drawn" not in alone.reading and "floor seen in 1 block" in beside.finding
+    assert set(beside.numbers["ratio"]) == {*alone.numbers["ratio"], 20}
+
+
 def test_the_effects_show_the_band_that_verdicts_are_read_against(comparison):
     figure = figures.effects(comparison)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as good as no change: ±3 %"]

@@ -108,10 +108,12 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
 
     The grey band holds the ratios that are as good as 1, by the rows' `delta`. `comparison` has the columns of
     `comparison.csv`, `floor` those of `noise_floor.csv`, which says where the band comes from; medians are drawn, or
-    means where there are none. Invalid cells are left out.
+    means where there are none. Invalid cells are left out, as are, beside arms with intervals, those that have none:
+    a floor that takes ten times as long would squeeze the rest.
     """
-    rows = bands.with_delta(headline_rows(comparison))
-    rows = rows[(rows.ratio > 0) & (rows.verdict != "invalid")]
+    judged = bands.with_delta(headline_rows(comparison))
+    judged = judged[(judged.ratio > 0) & (judged.verdict != "invalid")]
+    rows = _with_intervals(judged)
     metrics = [metric for metric in METRICS if (rows.metric == metric).any()]
     pairs = list(dict.fromkeys(zip(rows.baseline, rows.treatment, strict=True)))
     places, headings, height = rows_of_pairs(rows, pairs)
@@ -152,7 +154,7 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
         axes.set_xlabel("← faster · 1 = no change · slower →" if low < 1 < high else "")
     widths = words.span(rows.delta, bands.width)
     legend_above(figure, {}, more=[Patch(label=f"as good as no change: {widths}", **BAND)])
-    figure.finding, figure.alt = _effect_words(rows)
+    figure.finding, figure.alt = _effect_words(judged)
     figure.reading = (
         "A mark is time with the treatment divided by time with the baseline; left of 1 is faster. The bar is its "
         "simultaneous 95 % interval over the cells. A bar that leaves out 1, with its mark beyond the grey band, says "
@@ -163,9 +165,17 @@ def effects(comparison: pd.DataFrame, floor: pd.DataFrame | None = None, compact
     )
     if min(reach) < low or max(reach) > high:
         figure.reading += " An arrow: the bar goes on beyond the axis."
+    if left_out := [arm for arm in dict.fromkeys(judged.treatment) if arm not in set(rows.treatment)]:
+        figure.reading += f" Not drawn, as so few blocks give no interval: {words.listed(left_out)}; the table has it."
     figure.reading += f" {bands.origin(rows, floor)}"
-    figure.numbers = _ratios(rows)
+    figure.numbers = _ratios(judged)
     return figure
+
+
+def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those (baseline, treatment) of which a cell has an interval; all rows if none has."""
+    has_one = rows.groupby(["baseline", "treatment"]).ci_low.transform(lambda low: low.notna().any()).astype(bool)
+    return rows[has_one] if has_one.any() else rows
 
 
 def rows_of_pairs(rows: pd.DataFrame, pairs: list[tuple[str, str]]) -> tuple[dict, dict, float]:
@@ -216,7 +226,7 @@ def _per_block(rows: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
-    """What is drawn of effects: a row per mark."""
+    """What was compared: a row a ratio."""
     return pd.DataFrame(
         {
             "TP": rows.tp,
