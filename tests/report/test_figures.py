@@ -198,6 +198,16 @@ def test_one_block_has_no_interval_and_no_verdict_in_the_effects(comparison):
     assert "seen in 2 blocks" in figures.effects(once.assign(blocks=2)).finding
 
 
+def test_times_that_are_far_apart_are_drawn_on_a_scale_on_which_all_can_be_read(serving_summary):
+    gloo = serving_summary[serving_summary.arm == "gloo"]
+    slow = gloo.assign(arm="floor", value_ms=100 * gloo.value_ms)
+    near, far = figures.ttft_tpot(serving_summary), figures.ttft_tpot(pd.concat([serving_summary, slow]))
+    assert {axes.get_yscale() for axes in near.axes} == {"linear"} and "logarithmic" not in near.reading
+    assert {axes.get_yscale() for axes in far.axes} == {"log"} and "10-fold, the scale is logarithmic" in far.reading
+    low, high = far.axes[0].get_ylim()
+    assert 0 < low < high and len([y for y in far.axes[0].get_yticks() if low < y < high]) >= 3
+
+
 def test_an_arm_without_an_interval_does_not_squeeze_those_that_have_one(comparison):
     floor = comparison.assign(
         treatment="floor", ratio=20, ci_low=float("nan"), ci_high=float("nan"), blocks=1, tier="smoke"

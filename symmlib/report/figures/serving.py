@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from symmlib.analysis import bands, words
 from symmlib.analysis.published import SOURCE
@@ -14,6 +14,7 @@ from symmlib.report.figures.canvas import canvas, label_line_ends, legend_above,
 from symmlib.report.svg import Figure
 
 PANEL_IN = 2.7
+FAR = 10  # times the shortest: longer ones get a logarithmic scale, on which both can be read
 CUT = 2.5  # times beyond the outermost marks, the axis of ratios ends
 BAND = {"color": style.COLOURS["grey"][0], "alpha": 0.3, "linewidth": 0}  # dark enough where it is a few pixels wide
 UNCROSSED = {"facecolor": style.COLOURS["paper"][0], "edgecolor": "none", "pad": 1}  # of a text over lines
@@ -60,7 +61,7 @@ def ttft_tpot(
             axes.set_axis_off()
         return figure
     means = rows.groupby(["tp", "metric", "arm", "qps"]).value_ms.mean()
-    theirs = _shared(reference, rows)
+    theirs, far_apart = _shared(reference, rows), False
     for axes, (tp, metric) in zip(panels, [(tp, metric) for tp in tps for metric in ("ttft", "tpot")], strict=True):
         chosen = rows[(rows.tp == tp) & (rows.metric == metric)]
         for arm in sorted(arms, key=lambda arm: looks[arm].colour != "grey"):
@@ -74,8 +75,17 @@ def ttft_tpot(
         for arm, line in theirs[(theirs.tp == tp) & (theirs.metric == metric)].groupby("arm", sort=False):
             axes.plot(line.qps, line.value_ms, **REFERENCE[arm])
         rate_axis(axes, list(rows[rows.tp == tp].qps))
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        drawn = pd.concat([chosen.value_ms, theirs[(theirs.tp == tp) & (theirs.metric == metric)].value_ms])
+        if apart := 0 < FAR * drawn.min() < drawn.max():
+            axes.set_yscale("log")
+            axes.set_ylim(drawn.min() / 1.3, drawn.max() * 1.3)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        far_apart = far_apart or apart
         axes.set_title(f"{statistic} {metric.upper()}, ms" + (f", TP={tp:g}" if len(tps) > 1 else ""))
         if not compact:
             ends = {arm: means.loc[tp, metric, arm].sort_index().iloc[-1] for arm in dict.fromkeys(chosen.arm)}
@@ -96,6 +106,8 @@ def ttft_tpot(
         f"Lower is better. A mark is one block (all arms on the same request schedule; {count} here), a line joins "
         "the means of the blocks: marks far from their line mean a noisy machine."
     )
+    if far_apart:
+        figure.reading += f" Where times differ more than {FAR}-fold, the scale is logarithmic."
     if known:
         figure.reading += f" Hollow marks are {SOURCE}'s, of the same model shapes and requests on B200: one run each."
     figure.numbers = _per_block(rows, theirs)
