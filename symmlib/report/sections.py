@@ -40,12 +40,16 @@ def answer(run: Contents) -> dict:
 
 
 def tiles(run: Contents) -> list[Tile]:
-    """TPOT and TTFT of the lead pair at the highest load, and one all-reduce: before and after."""
+    """TPOT and TTFT of the lead pair at the highest load at which its TPOT is decided (faster or slower), else at the
+    highest of all, with their verdicts; and one all-reduce: before and after."""
     found = []
     rows, times = verdicts.headline_rows(run.tables["comparison"]), run.tables["serving_summary"]
     lead = verdicts.leading_pair(rows[rows.verdict != "invalid"])
     if not lead.empty and times is not None:
-        tp, qps = max(zip(lead.tp, lead.qps, strict=True))
+        decided = lead[(lead.metric == "tpot") & lead.verdict.isin(["faster", "slower"])]
+        cells = lead if decided.empty else decided
+        tp, qps = max(zip(cells.tp, cells.qps, strict=True))
+        said = lead[(lead.tp == tp) & (lead.qps == qps) & (lead.tier != "smoke")].set_index("metric").verdict
         here = times[(times.tp == tp) & (times.qps == qps) & (times.statistic == lead.statistic.iloc[0])]
         means = here.groupby(["metric", "arm"]).value_ms.mean()
         baseline, treatment = lead.baseline.iloc[0], lead.treatment.iloc[0]
@@ -53,6 +57,7 @@ def tiles(run: Contents) -> list[Tile]:
             before, after = means.get((metric, baseline)), means.get((metric, treatment))
             if pd.notna(before) and pd.notna(after):
                 note = f"{baseline} → {treatment}, {lead.statistic.iloc[0]} at TP={tp:g}, QPS {qps:g}"
+                note += f": {said[metric]}" if metric in said else ""
                 found.append(Tile(label, words.milliseconds(before), words.milliseconds(after), note))
     for best in fastest.per_setting(run.tables["allreduce_summary"])[:1]:
         incumbent = next((name for name in (*fastest.INCUMBENTS, *VLLM_WAYS) if name in best["others"]), None)
