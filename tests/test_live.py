@@ -23,8 +23,11 @@ from tests.waiting import PATIENCE_S
 
 COLUMNS = 80
 
-# What a notebook does for a while: it counts, says a line, and then waits until somebody writes into the fifo.
+# What a notebook does for a while: it counts, says a line, and then waits for the file GO. In short sleeps: one call
+# that waits for ever, as opening a fifo does, would miss a Ctrl-C that came just before it.
 COUNTS = """
+import time
+from pathlib import Path
 from symmlib.live import live
 from symmlib.progress import say
 with live() as status:
@@ -32,7 +35,8 @@ with live() as status:
         status.update(f"block 2 of 3, router: {done} of 28 requests", left_s=95)
     say("a line meanwhile")
     status.update("block 2 of 3, router: all requests", left_s=9)
-    open(FIFO).close()
+    while not Path(GO).exists():
+        time.sleep(0.05)
 """
 
 EXECUTES = """
@@ -107,9 +111,13 @@ def on_terminal():
 
 
 @pytest.fixture
-def fifo(tmp_path) -> Path:
-    os.mkfifo(tmp_path / "fifo")
-    return tmp_path / "fifo"
+def go(tmp_path) -> Path:
+    """What COUNTS waits for."""
+    return tmp_path / "go"
+
+
+def counts(go: Path) -> str:
+    return COUNTS.replace("GO", repr(str(go)))
 
 
 @pytest.fixture
@@ -133,12 +141,12 @@ def without_clock(lines: list[str]) -> list[str]:
     return [re.sub(r"^\[.*?\] ", "", line) for line in lines]
 
 
-def test_on_a_terminal_lines_stand_above_one_status_that_goes_at_the_end(on_terminal, fifo):
-    terminal = on_terminal(COUNTS.replace("FIFO", repr(str(fifo))))
+def test_on_a_terminal_lines_stand_above_one_status_that_goes_at_the_end(on_terminal, go):
+    terminal = on_terminal(counts(go))
     terminal.read_until("all requests, about 9 s left")
     said, status = without_clock(terminal.screen())
     assert said == "a line meanwhile" and status == "block 2 of 3, router: all requests, about 9 s left"[: len(status)]
-    fifo.open("w").close()
+    go.touch()
     terminal.read_until(None)
     assert without_clock(terminal.screen()) == ["a line meanwhile"]
 
@@ -157,8 +165,8 @@ def test_a_terminal_is_not_flooded(on_terminal):
     assert terminal.read_until(None).count("requests") < 1000
 
 
-def test_ctrl_c_leaves_the_lines_whole_and_says_where_that_was(on_terminal, fifo):
-    terminal = on_terminal(COUNTS.replace("FIFO", repr(str(fifo))))
+def test_ctrl_c_leaves_the_lines_whole_and_says_where_that_was(on_terminal, go):
+    terminal = on_terminal(counts(go))
     terminal.read_until("all requests, about 9 s left")
     terminal.press(b"\x03")
     terminal.read_until(None)
@@ -220,15 +228,15 @@ def test_an_error_in_a_log_is_preceded_by_what_was_running(capsys):
     assert without_clock(capsys.readouterr().out.splitlines()) == ["stopped at: 1 of 9 requests"]
 
 
-def test_a_notebook_has_one_output_that_is_replaced(tmp_path, fifo):
+def test_a_notebook_has_one_output_that_is_replaced(tmp_path, go):
     class Client(NotebookClient):
         def process_message(self, message, *arguments):
             kinds.append(message["msg_type"])
             return super().process_message(message, *arguments)
 
     kinds = []
-    counts = COUNTS.replace("open(FIFO).close()", "pass")
-    executed = Client(notebook(tmp_path, counts), kernel_name="python3").execute()
+    go.touch()
+    executed = Client(notebook(tmp_path, counts(go)), kernel_name="python3").execute()
     shown = [output for output in executed.cells[0].outputs if output.output_type == "display_data"]
     assert without_clock([output.data["text/plain"] for output in shown]) == ["block 2 of 3, router: all requests"]
     assert [*shown[0].data] == ["text/plain"]  # what was bold while it ran is a line among others now
@@ -250,21 +258,21 @@ def test_a_notebook_that_stops_says_where(tmp_path):
     assert error.ename == "ZeroDivisionError"
 
 
-def test_a_run_on_a_terminal_shows_its_notebooks_status_in_place(on_terminal, tmp_path, fifo):
-    notebook(tmp_path, COUNTS.replace("FIFO", repr(str(fifo))))
+def test_a_run_on_a_terminal_shows_its_notebooks_status_in_place(on_terminal, tmp_path, go):
+    notebook(tmp_path, counts(go))
     terminal = on_terminal(EXECUTES, tmp_path)
     terminal.read_until("a line meanwhile")
     terminal.read_until("router: all requests")
     assert without_clock(terminal.screen())[0] == "01_mine: a line meanwhile"
     assert without_clock(terminal.screen())[1].startswith("01_mine: block 2 of 3, router: all requests")
-    fifo.open("w").close()
+    go.touch()
     terminal.read_until(None)
     assert without_clock(terminal.screen())[:1] == ["01_mine: a line meanwhile"]
     assert "block 2 of 3" not in "".join(terminal.screen())
 
 
-def test_ctrl_c_on_a_run_says_where_its_notebook_was(on_terminal, tmp_path, fifo):
-    notebook(tmp_path, COUNTS.replace("FIFO", repr(str(fifo))))
+def test_ctrl_c_on_a_run_says_where_its_notebook_was(on_terminal, tmp_path, go):
+    notebook(tmp_path, counts(go))
     terminal = on_terminal(EXECUTES, tmp_path)
     terminal.read_until("a line meanwhile")
     terminal.read_until("router: all requests")
@@ -273,15 +281,15 @@ def test_ctrl_c_on_a_run_says_where_its_notebook_was(on_terminal, tmp_path, fifo
     assert without_clock(terminal.screen())[1].startswith("stopped at: 01_mine: block 2 of 3, router: all requests")
 
 
-def test_a_run_in_a_log_has_plain_lines_and_the_executed_notebook_only_the_last_status(tmp_path, fifo):
-    notebook(tmp_path, COUNTS.replace("FIFO", repr(str(fifo))))
+def test_a_run_in_a_log_has_plain_lines_and_the_executed_notebook_only_the_last_status(tmp_path, go):
+    notebook(tmp_path, counts(go))
     command = [sys.executable, "-c", EXECUTES, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = []
         while not lines or "all requests" not in lines[-1]:
             lines.append(process.stdout.readline())
             assert lines[-1], lines
-        fifo.open("w").close()
+        go.touch()
         lines += process.stdout.readlines()
     printed = "".join(lines)
     assert process.returncode == 0 and "\r" not in printed and "\x1b" not in printed
