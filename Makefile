@@ -1,6 +1,10 @@
 # Each target first makes .venv with the pinned stack for this machine; the second time that is a check of a moment.
 
 PROFILE ?=
+# Not from the environment, where such names mean other things.
+MODEL =
+TP =
+QPS =
 STACK ?= auto
 TESTS ?= tests tests_faults/quick
 FAULTS ?= tests_faults
@@ -10,7 +14,8 @@ export PYTHON HASHES
 .PHONY: help report test test-gpu test-faults lab doctor setup
 
 help:
-	@echo "make report              measure on this machine and write a report (PROFILE=b200-tp8 for another profile)"
+	@echo "make report              measure on this machine and write a report (PROFILE=b200-tp8 for another profile;"
+	@echo "                         MODEL=, TP=4,8 and QPS=1,5 for another load)"
 	@echo "make test                run the tests (TESTS=tests/routing for some of them)"
 	@echo "make test-gpu            run the tests that need a GPU (one H100, H200 or B200 with NVIDIA MPS is enough)"
 	@echo "make test-faults         inject every fault of docs/faults.md and write its table anew"
@@ -19,7 +24,7 @@ help:
 	@echo "make setup               only install (STACK=cpu or gpu against what the machine suggests)"
 
 report: setup
-	@.venv/bin/symmlib run $(PROFILE)
+	@.venv/bin/symmlib run $(PROFILE) $(if $(MODEL),--model '$(MODEL)') $(if $(TP),--tp '$(TP)') $(if $(QPS),--qps '$(QPS)')
 
 test: setup
 	@scripts/browser.sh

@@ -15,6 +15,7 @@ from symmlib.errors import UsageError, unknown
 from symmlib.runs import digest
 
 DIRECTORY = notebooks.DIRECTORY / "profiles"
+ALLREDUCE = "02_allreduce"
 SERVING = "04_serving"
 _KEYS = {"name": str, "description": str, "parameters": dict}
 
@@ -37,6 +38,25 @@ class Profile:
         Raises `UsageError` where it has no such section."""
         section = self.serving() | {"blocks": blocks, "tier": tier_of(blocks)}
         return replace(self, parameters=self.parameters | {SERVING: section})
+
+    def with_load(
+        self, *, model: str | None = None, tp: list[int] | None = None, qps: list[float] | None = None
+    ) -> "Profile":
+        """The same with another model, other tensor-parallel sizes or request rates, in every section that has them.
+
+        The sizes are those that 02_allreduce measures too, as the router needs routes for what is served. None leaves
+        what the profile says. Raises `UsageError` where no section has what is given.
+        """
+        parameters = {name: dict(section) for name, section in self.parameters.items()}
+        for key, value in (("model", model), ("tp", tp), ("qps", qps)):
+            having = [section for section in parameters.values() if key in section]
+            if value is not None and not having:
+                raise UsageError(f"the profile {self.name} has no section with a {key} to change.")
+            for section in having if value is not None else ():
+                section[key] = value
+        if tp is not None and ALLREDUCE in parameters:
+            parameters[ALLREDUCE]["world_size"] = tp if len(tp) > 1 else tp[0]
+        return replace(self, parameters=parameters)
 
     def serving(self) -> dict:
         """Its section 04_serving. Raises `UsageError` where it has none."""

@@ -7,13 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from symmlib import notebooks, progress
+from symmlib.allreduce.plan import AllReducePlan
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.profiles import Profile
 from symmlib.runs import Run, default_reports_dir, digest, write_text
+from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import find_model
 from symmlib.serving.turns import require_all_blocks
+from symmlib.vllm_plugin import ROUTER
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
 # 05_accuracy keeps its gates beside those of 04_serving, which writes them anew.
@@ -46,6 +49,7 @@ def validate(profile: Profile) -> None:
                     find_model(profile.parameters[name]["model"])
             except UsageError as error:
                 raise UsageError(f"profile {profile.name}: {name}: {error}") from None
+    _require_routes(profile)
     routing = profile.parameters.get("03_routing", {})
     named = [("03_routing", name) for name in [*routing.get("candidates", []), routing.get("incumbent")] if name]
     named += [("05_accuracy", name) for name in profile.parameters.get("05_accuracy", {}).get(NUMERICS, [])]
@@ -57,6 +61,22 @@ def validate(profile: Profile) -> None:
             f"profile {profile.name}: 03_routing: held_out_launches {launches} is not at least 1: a table that nothing "
             "checked is not reported. To derive one only, leave 03_routing out and use `symmlib routes derive`."
         )
+
+
+def _require_routes(profile: Profile) -> None:
+    """Refuse to serve the router at a TP for which the profile measures no all-reduces: it would have no routes."""
+    if not {"02_allreduce", "03_routing"} <= profile.parameters.keys():
+        return
+    measured = AllReducePlan(**profile.parameters["02_allreduce"]).world_sizes
+    for step in ("04_serving", "05_accuracy"):
+        section = profile.parameters.get(step, {"arms": [], "tp": []})
+        lacking = [tp for tp in section["tp"] if tp not in measured]
+        if lacking and any(Arm.of(arm).all_reduce == ROUTER for arm in section["arms"]):
+            raise UsageError(
+                f"profile {profile.name}: {step}: tp {lacking[0]} is not among the world_size of 02_allreduce "
+                f"({', '.join(map(str, measured))}), so that the router would have no routes for it. Measure it there "
+                "too; the option --tp sets both."
+            )
 
 
 def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Run | None = None) -> Run:

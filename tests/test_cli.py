@@ -277,6 +277,33 @@ def test_blocks_that_cannot_be_are_refused_before_anything_starts(refused, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_shows_another_model_tp_and_rate(capsys):
+    command = "serve --profile b200-tp8 --model dummy-8b --tp 2,4 --qps 0.5,3 --dry-run"
+    assert cli.main(command.split()) == 0
+    said = capsys.readouterr().out
+    assert "dummy-8b" in said and "Llama-3.1-70B" not in said
+    assert set(re.findall(r"# TP=(\d+), ", said)) == {"2", "4"}
+    assert set(re.findall(r"requests at ([\d.]+)/s", said)) == {"0.5", "3"}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("run cpu --reports-dir . --tp 2,x", "'2,x' is neither a tensor-parallel size nor several, such as 4,8"),
+        ("run cpu --reports-dir . --tp 2,2", "world_size 2 is named twice"),
+        ("run cpu --reports-dir . --tp 3,1", "world_size 1 is not a whole number of at least 2"),
+        ("run cpu --reports-dir . --qps fast", "'fast' is neither a rate in requests per second nor several"),
+        ("run cpu --reports-dir . --qps nan", "qps nan is not"),
+        ("run cpu --reports-dir . --model nothing-such", "there is no model 'nothing-such'"),
+        ("run one-gpu --reports-dir . --model tiny", "the profile one-gpu has no section with a model to change"),
+        ("run --resume . --qps 1 --tp 4", "--tp, --qps would make it another. Leave --resume out for a new run"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused_before_anything_starts(refused, tmp_path, command, told):
+    assert told in refused(*command.split())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def four_blocks(tmp_path) -> Run:
     """A run of the profile cpu in which four of five blocks are done, as `symmlib run cpu --blocks 5` leaves one."""

@@ -150,3 +150,32 @@ def test_an_odd_document_is_refused_with_its_file(tmp_path, text, message):
 def test_routes_and_models_that_do_not_exist_are_refused_before_anything_starts(parameters, message):
     with pytest.raises(UsageError, match=f"profile mine: {message}"):
         suite.validate(profiles.parse({**BASE, "parameters": parameters}, "test"))
+
+
+def test_another_model_tp_and_rate_are_set_wherever_a_profile_has_them():
+    changed = profiles.load("b200-tp8").with_load(model="tiny", tp=[4, 2], qps=[0.5])
+    assert changed.parameters["02_allreduce"]["world_size"] == [4, 2]
+    for step in ("04_serving", "05_accuracy"):
+        assert changed.parameters[step]["model"] == "tiny" and changed.parameters[step]["tp"] == [4, 2]
+    assert changed.parameters["04_serving"]["qps"] == [0.5]
+    suite.validate(changed)
+    assert profiles.load("b200-tp8").with_load() == profiles.load("b200-tp8")
+
+
+def test_one_tp_is_one_world_size_and_the_same_load_the_same_profile():
+    profile = profiles.load("b200-tp8")
+    assert profile.with_load(tp=[4]).parameters["02_allreduce"]["world_size"] == 4
+    assert profile.with_load(tp=[8], qps=[1, 5, 10]).hash == profile.hash
+
+
+def test_a_load_that_a_profile_has_no_place_for_is_refused():
+    with pytest.raises(UsageError, match="the profile nvlink-2 has no section with a qps to change"):
+        profiles.load("nvlink-2").with_load(qps=[1])
+
+
+def test_the_router_is_not_served_at_a_tp_without_routes():
+    parameters = {"02_allreduce": {"world_size": [2, 8]}, "03_routing": {}, "04_serving": {"tp": [2, 4]}}
+    with pytest.raises(UsageError, match=r"04_serving: tp 4 is not among the world_size of 02_allreduce \(2, 8\)"):
+        suite.validate(profiles.parse({"name": "mine", "parameters": parameters}, "test"))
+    parameters["04_serving"] |= {"arms": ["gloo", "vllm/shm"], "treatment": "vllm/shm"}
+    suite.validate(profiles.parse({"name": "mine", "parameters": parameters}, "test"))

@@ -1,6 +1,6 @@
 """`symmlib accuracy`: whether answers are still right under every arm."""
 
-from symmlib.cli.options import add_command, add_out, path
+from symmlib.cli.options import add_command, add_model_and_tp, add_out, path
 from symmlib.cli.output import output, short
 from symmlib.errors import UsageError
 
@@ -11,6 +11,7 @@ def add(commands) -> None:
     command = add_command(commands, accuracy, "ask every arm of a profile the same items with lm-eval, and compare")
     command.add_argument("--profile", default="cpu", help=f"the profile whose {STEP} section to run (default cpu)")
     command.add_argument("--routing-table", type=path, metavar="FILE", help="what the arm `router` obeys")
+    add_model_and_tp(command)
     command.add_argument("--limit", type=int, metavar="N", help="items (default: as the profile says)")
     add_out(command)
 
@@ -22,7 +23,7 @@ def accuracy(arguments) -> int:
     from symmlib.analysis import accuracy, agreement
     from symmlib.serving.accuracy import AccuracyExperiment, run_accuracy
 
-    profile = profiles.load(arguments.profile)
+    profile = profiles.load(arguments.profile).with_load(model=arguments.model, tp=arguments.tp)
     if STEP not in profile.parameters:
         raise UsageError(f"the profile {profile.name} has no section {STEP}, which says what to ask.")
     parameters = profile.parameters[STEP] | ({} if arguments.limit is None else {"limit": arguments.limit})

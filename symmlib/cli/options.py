@@ -29,13 +29,38 @@ def add_blocks(command: argparse.ArgumentParser) -> None:
                          "that is taken up again, those that ran are kept and the rest are added")  # fmt: skip
 
 
+def add_model_and_tp(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", metavar="NAME", help="instead of the profile's: a hub id, a directory, or a Llama "
+                         "with random weights (tiny, dummy-8b, dummy-70b)")  # fmt: skip
+    command.add_argument("--tp", type=sizes, metavar="N,...", help="instead of the profile's tensor-parallel sizes")
+
+
+def add_qps(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--qps", type=rates, metavar="R,...", help="instead of the profile's requests per second")
+
+
+def sizes(text: str) -> list[int]:
+    """Tensor-parallel sizes by commas."""
+    return _by_commas(text, int, "a tensor-parallel size nor several, such as 4,8")
+
+
+def rates(text: str) -> list[float]:
+    """Requests per second by commas; whole ones as whole numbers, as profiles write them."""
+    found = _by_commas(text, float, "a rate in requests per second nor several, such as 0.5,1,5")
+    return [int(rate) if rate.is_integer() else rate for rate in found]
+
+
 def world_size(text: str) -> int | list[int]:
     """One number of ranks, or several by commas."""
+    found = _by_commas(text, int, "a number of ranks nor several, such as 2,4,8")
+    return found if len(found) > 1 else found[0]
+
+
+def _by_commas(text: str, kind: type, what: str) -> list:
     try:
-        first, *others = map(int, text.split(","))
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of ranks nor several, such as 2,4,8") from None
-    return [first, *others] if others else first
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {what}") from None
 
 
 def path(text: str) -> Path:

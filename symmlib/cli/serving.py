@@ -2,7 +2,7 @@
 
 import shlex
 
-from symmlib.cli.options import add_blocks, add_command, add_out, add_within, path
+from symmlib.cli.options import add_blocks, add_command, add_model_and_tp, add_out, add_qps, add_within, path
 from symmlib.cli.output import output, short
 from symmlib.errors import UsageError
 
@@ -18,6 +18,8 @@ def add(commands) -> None:
     command.add_argument("--part", default="1/1", metavar="K/N", help="serve one of N parts, so that N GPUs or N calls "
                          "share the experiment: with TP 2 and 4, 1/2 is TP=2 and 2/2 is TP=4; with one TP, every "
                          "second block. `serve merge` makes one run of them")  # fmt: skip
+    add_model_and_tp(command)
+    add_qps(command)
     add_within(command)
     add_blocks(command)
     add_out(command)
@@ -46,7 +48,7 @@ def serve(arguments) -> int:
     if part != ALL and not (arguments.out or arguments.dry_run):
         raise UsageError(f"part {part} needs a directory of its own, for `symmlib serve merge`: --out DIR")
     deadline.set_within(arguments.within)
-    profile = profiles.load(arguments.profile)
+    profile = profiles.load(arguments.profile).with_load(model=arguments.model, tp=arguments.tp, qps=arguments.qps)
     if arguments.blocks is not None:
         profile = profile.with_blocks(arguments.blocks)
     parameters = profile.serving()

@@ -1,7 +1,7 @@
 """`symmlib doctor`, `run` and `lab`: the whole suite, and the notebooks by hand."""
 
 from symmlib import progress
-from symmlib.cli.options import add_blocks, add_command, add_reports_dir, add_within, path
+from symmlib.cli.options import add_blocks, add_command, add_model_and_tp, add_qps, add_reports_dir, add_within, path
 from symmlib.cli.output import short
 from symmlib.errors import UsageError
 
@@ -16,6 +16,8 @@ def add_run(commands) -> None:
     command.add_argument("profile", nargs="?", metavar="PROFILE", help="a shipped profile, or a YAML file such as a "
                          "run's params.yaml; by default the one that suits this machine")  # fmt: skip
     command.add_argument("--resume", type=path, metavar="RUN_DIR", help="go on with this run; skip what is done")
+    add_model_and_tp(command)
+    add_qps(command)
     add_within(command)
     add_blocks(command)
     add_reports_dir(command)
@@ -50,11 +52,15 @@ def run(arguments) -> int:
     deadline.set_within(arguments.within)
     if arguments.resume and arguments.profile is not None:
         raise UsageError("--resume goes on with a run's own params.yaml: give no profile with it.")
+    load = {"model": arguments.model, "tp": arguments.tp, "qps": arguments.qps}
+    if arguments.resume and (given := [f"--{key}" for key, value in load.items() if value is not None]):
+        raise UsageError(f"--resume goes on with what a run has begun: {', '.join(given)} would make it another. Leave "
+                         "--resume out for a new run.")  # fmt: skip
     resume = Run.open(arguments.resume) if arguments.resume else None
     name = arguments.profile
     if name is None:
         name = resume.path / "params.yaml" if resume else doctor.default_profile()
-    profile = profiles.load(name)
+    profile = profiles.load(name).with_load(**load)
     suite.validate(profile)
     if resume is None and (resume := suite.unfinished(name, profile)):
         progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
