@@ -1,19 +1,28 @@
 """What is too slow to be made for one test: the whole suite, run once on its smallest profile, and a JupyterLab."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import PATIENCE_S, RUN_S
+from symmlib import deadline, progress
+from tests.waiting import PATIENCE_S, RUN_S, until
 
 SYMMLIB = Path(sys.executable).with_name("symmlib")
+
+
+@pytest.fixture(autouse=True)
+def the_environment_of_no_run(monkeypatch):
+    """What a run that a test executes in this process sets for its children must not reach the next test's."""
+    for name in (progress.CLOCK, progress.STEP, deadline.DEADLINE):
+        monkeypatch.setenv(name, "")  # noted, so that it is as it was afterwards
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +50,15 @@ def lab_server(tmp_path_factory) -> Iterator[dict]:
     with open(home / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own, start_new_session=True)
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := list((home / "runtime").glob("jpserver-*.json"))):
-            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-            time.sleep(0.1)
-        yield json.loads(found[0].read_text())
+
+        def described() -> dict | None:
+            assert process.poll() is None, (home / "log").read_text()
+            for path in (home / "runtime").glob("jpserver-*.json"):
+                with contextlib.suppress(ValueError):  # it is being written
+                    return json.loads(path.read_text())
+            return None
+
+        yield until(described, "JupyterLab")
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)

@@ -71,15 +71,25 @@ class Terminal:
 
     def read_until(self, text: str | None) -> str:
         """What was written up to `text`, or with None up to the program's end."""
-        deadline = time.monotonic() + PATIENCE_S
         while text is None or text not in self.written:
-            assert select.select([self._master], [], [], max(0, deadline - time.monotonic()))[0], self.written
             try:
-                self.written += os.read(self._master, 1 << 16).decode()
+                self.read_more()
             except OSError:  # nobody holds the other side any more
                 assert text is None, self.written
                 break
         return self.written
+
+    def read_more(self) -> None:
+        assert select.select([self._master], [], [], PATIENCE_S)[0], self.written
+        self.written += os.read(self._master, 1 << 16).decode()
+
+    def read_until_it_shows(self, *beginnings: str) -> None:
+        """Until rows with these beginnings, times left out, are what a person sees."""
+        while True:
+            rows = without_clock(self.screen())
+            if len(rows) == len(beginnings) and all(map(str.startswith, rows, beginnings)):
+                return
+            self.read_more()
 
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)
@@ -137,6 +147,12 @@ def notebook(directory: Path, *cells: str) -> nbformat.NotebookNode:
     return made
 
 
+def execute(made: nbformat.NotebookNode, client=NotebookClient, **options) -> nbformat.NotebookNode:
+    """`made`, executed with a busy machine's patience; output that comes late is an error and not left out."""
+    patient = {"startup_timeout": PATIENCE_S, "iopub_timeout": PATIENCE_S, "raise_on_iopub_timeout": True}
+    return client(made, kernel_name="python3", **patient, **options).execute()
+
+
 def without_clock(lines: list[str]) -> list[str]:
     return [re.sub(r"^\[.*?\] ", "", line) for line in lines]
 
@@ -154,7 +170,7 @@ def test_on_a_terminal_lines_stand_above_one_status_that_goes_at_the_end(on_term
 def test_on_a_terminal_a_long_status_loses_its_middle(on_terminal):
     script = "from symmlib.live import live\nwith live() as status: status.update('x' * 200, left_s=9); print()"
     written = on_terminal(script).read_until(None)
-    assert re.search(r"\r\x1b\[K\[ 0:\d\d\] x+\.\.\.x+, about 9 s left\r?\n", written)
+    assert re.search(r"\r\x1b\[K\[ *[\d:]+\] x+\.\.\.x+, about 9 s left\r?\n", written)
     assert max(map(len, re.split(r"[\r\n]", written))) == len("\x1b[K") + COLUMNS - len("^C") - 1
 
 
@@ -236,7 +252,7 @@ def test_a_notebook_has_one_output_that_is_replaced(tmp_path, go):
 
     kinds = []
     go.touch()
-    executed = Client(notebook(tmp_path, counts(go)), kernel_name="python3").execute()
+    executed = execute(notebook(tmp_path, counts(go)), Client)
     shown = [output for output in executed.cells[0].outputs if output.output_type == "display_data"]
     assert without_clock([output.data["text/plain"] for output in shown]) == ["block 2 of 3, router: all requests"]
     assert [*shown[0].data] == ["text/plain"]  # what was bold while it ran is a line among others now
@@ -245,14 +261,14 @@ def test_a_notebook_has_one_output_that_is_replaced(tmp_path, go):
 
 def test_in_a_notebook_the_status_stands_above_the_lines(tmp_path):
     cell = "from symmlib import live, progress\nwith live.live() as now:\n    progress.say('first'); now.update('done')"
-    executed = NotebookClient(notebook(tmp_path, cell), kernel_name="python3").execute()
+    executed = execute(notebook(tmp_path, cell))
     shown, said = executed.cells[0].outputs
     assert without_clock([shown.data["text/plain"], said.text.strip()]) == ["done", "first"]
 
 
 def test_a_notebook_that_stops_says_where(tmp_path):
     cell = "from symmlib.live import live\nwith live() as status:\n    status.update('1 of 9 requests'); 1 / 0"
-    executed = NotebookClient(notebook(tmp_path, cell), kernel_name="python3", allow_errors=True).execute()
+    executed = execute(notebook(tmp_path, cell), allow_errors=True)
     shown, error = executed.cells[0].outputs
     assert without_clock([shown.data["text/plain"]]) == ["stopped at: 1 of 9 requests"]
     assert error.ename == "ZeroDivisionError"
@@ -261,10 +277,7 @@ def test_a_notebook_that_stops_says_where(tmp_path):
 def test_a_run_on_a_terminal_shows_its_notebooks_status_in_place(on_terminal, tmp_path, go):
     notebook(tmp_path, counts(go))
     terminal = on_terminal(EXECUTES, tmp_path)
-    terminal.read_until("a line meanwhile")
-    terminal.read_until("router: all requests")
-    assert without_clock(terminal.screen())[0] == "01_mine: a line meanwhile"
-    assert without_clock(terminal.screen())[1].startswith("01_mine: block 2 of 3, router: all requests")
+    terminal.read_until_it_shows("01_mine: a line meanwhile", "01_mine: block 2 of 3, router: all requests")
     go.touch()
     terminal.read_until(None)
     assert without_clock(terminal.screen())[:1] == ["01_mine: a line meanwhile"]
@@ -274,8 +287,7 @@ def test_a_run_on_a_terminal_shows_its_notebooks_status_in_place(on_terminal, tm
 def test_ctrl_c_on_a_run_says_where_its_notebook_was(on_terminal, tmp_path, go):
     notebook(tmp_path, counts(go))
     terminal = on_terminal(EXECUTES, tmp_path)
-    terminal.read_until("a line meanwhile")
-    terminal.read_until("router: all requests")
+    terminal.read_until_it_shows("01_mine: a line meanwhile", "01_mine: block 2 of 3, router: all requests")
     terminal.press(b"\x03")
     terminal.read_until(None)
     assert without_clock(terminal.screen())[1].startswith("stopped at: 01_mine: block 2 of 3, router: all requests")

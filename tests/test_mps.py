@@ -17,7 +17,7 @@ import pytest
 from symmlib import mps as module
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.mps import mps
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, gone
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -30,10 +30,6 @@ def stand_in(monkeypatch):
 
 def started(directory: Path) -> dict:
     return json.loads((directory / "mps.log").read_text())
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
 def test_clients_are_told_where_it_is_and_nothing_else(tmp_path):

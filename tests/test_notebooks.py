@@ -60,6 +60,7 @@ def test_a_run_made_by_hand_ends_with_the_last_cell_or_the_kernel(tmp_path, monk
     runs = []
     client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     with client.setup_kernel():
+        client.km.shutdown_wait_time = PATIENCE_S  # 5 s, of which a busy machine's kernel needs more to end by itself
         assert executed(client, *before) == "running"
         assert executed(client, last) == "ok"
         assert executed(client, *before) == "running"  # Run All once more is another run

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,7 @@ import pytest
 
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.processes import COMPILES_AGAIN, ProcessGroup
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, gone, until
 
 # A command that starts a grandchild in a session of its own, as torchrun does with its workers, and prints both ids.
 FAMILY = """
@@ -35,20 +34,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def until(condition, what: str):
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.01)
-    return value
-
-
 def family_of(log: Path) -> list[int]:
     return [int(pid) for pid in until(lambda: log.exists() and log.read_text().split(), "the ids of the family")]
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
 def test_a_command_reports_its_exit_status_and_leaves_its_output_in_the_log(tmp_path):
@@ -145,8 +132,8 @@ import faulthandler, signal, subprocess, sys, time
 faulthandler.register(signal.SIGUSR1)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 def sleep_for_ever():
+    print("ready", flush=True)
     time.sleep(600)
-print("ready", flush=True)
 sleep_for_ever()
 """
 

@@ -133,7 +133,7 @@ def torchrun(
             if now != seen:
                 tell(now, seen)
                 seen, moved = now, time.monotonic()
-            limit_s = stall_s if seen else max(stall_s, patience.seconds(START_S))
+            limit_s = stall_s if "backend" in seen else max(stall_s, patience.seconds(START_S))
             if time.monotonic() - moved > limit_s:
                 halted = group.dump_stacks()
                 return f"made no progress for {limit_s:g} s{halted}{_first_error(group)}", group.tail(60)

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import WAIT_MS
 
-QUICK = {"backends": ["gloo", "host/one_shot", "vllm/shm"], "sizes": "4KiB,64KiB", "launches": 1}
+QUICK = {"backends": ["gloo", "host/one_shot", "vllm/shm"], "sizes": "4KiB,4MiB", "launches": 1}
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def test_from_the_landing_page_a_notebook_is_run_and_its_results_are_seen(lab, c
 
     lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator").hover()
     lab.get_by_role("button", name="Jump to cell").click()
-    status = notebook.get_by_text(re.compile(r"launch 1 of 1 on 2 ranks: (ranks start|(4|64) KiB, size . of 2)"))
+    status = notebook.get_by_text(re.compile(r"launch 1 of 1 on 2 ranks: (ranks start|4 [KM]iB, size . of 2)"))
     expect(status).to_be_in_viewport()
     expect(lab.locator("#jp-main-statusbar")).to_contain_text("| Idle")
     expect(status).to_have_count(1)  # replaced in its place
-    expect(status).to_contain_text("64 KiB, size 2 of 2")
+    expect(status).to_contain_text("4 MiB, size 2 of 2")
 
     outputs = notebook.locator(".jp-OutputArea-output")
     expect(outputs.locator("img[alt*='host/one_shot']").first).to_be_attached()

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import operator
 import os
 import signal
 import threading
@@ -18,13 +20,12 @@ from symmlib.serving import ServingExperiment, access, claim, gates, load, serve
 from symmlib.serving.arms import Arm
 from symmlib.serving.gates import Measurement
 from symmlib.serving.model import find_model
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 EXPERIMENT = ServingExperiment(
     qps=(4,), duration_s=3, input_len=16, output_len=8, blocks=1, tier="smoke", arms=("router", "gloo"),
     max_model_len=256, server_args=("--max-num-seqs", "2"),
 )  # fmt: skip
-STOPPED_S = 0.7
 OF_THE_MACHINE = {"sent on time", "achieved rate", "no growing queue"}  # may find fault with a busy one: their work
 
 
@@ -58,6 +59,16 @@ def measured(running, name: str, qps: float, *, instead: dict[str, str] | None =
     return Measurement(1, Arm.of("router"), 2, qps, path, place / "trace")
 
 
+def answer_s(running, tokens: int) -> float:
+    """Seconds that the idle server takes for one answer of so many tokens."""
+    asked = {"model": running.model.name, "prompt": "x", "max_tokens": tokens, "ignore_eos": True}
+    headers = {"Content-Type": "application/json"} | access.headers()
+    request = urllib.request.Request(f"{running.url}/v1/completions", json.dumps(asked).encode(), headers)
+    began = time.monotonic()
+    access.open_url(request, PATIENCE_S).close()
+    return time.monotonic() - began
+
+
 def reasons(measurement: Measurement) -> dict[str, str]:
     """gate -> reason, of those that failed."""
     checked = gates.check([measurement])
@@ -79,24 +90,27 @@ def test_a_request_that_the_server_refuses_is_a_failed_one(running):
 
 
 def test_a_server_that_cannot_keep_up_is_found_out_by_its_queue(running):
-    more = {"--random-output-len": "80", "--num-prompts": "120"}  # sent in 6 s: longer than the first answer may take
-    found = reasons(measured(running, "overloaded", 20, instead=more))
+    answered_s = answer_s(running, 80)
+    count = max(120, math.ceil(20 * 4 * answered_s))  # sent for much longer than an answer takes at its fastest
+    found = reasons(
+        measured(running, "overloaded", 20, instead={"--random-output-len": "80", "--num-prompts": f"{count}"})
+    )
     assert "requests in flight in the second quarter" in found["no growing queue"]
 
 
 def test_a_client_that_stops_for_a_while_is_found_out(running):
     result = {}
-    longer = {"--num-prompts": "24"}  # sent in 6 s: the client is sending still when it is stopped
+    longer = {"--num-prompts": "48"}  # sent in 12 s: the client is sending still when it is stopped
     sending = threading.Thread(
         target=lambda: result.update(found=reasons(measured(running, "stopped", 4, instead=longer)))
     )
     sending.start()
-    note = running.place / "stopped" / f"qps-4{load.SCHEDULE}"
-    while not note.exists():  # it is about to send
-        assert sending.is_alive()
-        time.sleep(0.01)
+    log = running.place / "stopped" / "qps-4.log"
+    until(lambda: log.exists() and load.finished_requests(log) or not sending.is_alive(), "the first answer")
+    planned_s = json.loads(log.with_name(f"qps-4{load.SCHEDULE}").read_text())["planned_s"]
+    stopped_s = max(map(operator.sub, planned_s[1:], planned_s)) + 0.5  # a request is due before its last 0.5 s
     members = running.client.members()
-    for number, lasts_s in ((signal.SIGSTOP, STOPPED_S), (signal.SIGCONT, 0)):
+    for number, lasts_s in ((signal.SIGSTOP, stopped_s), (signal.SIGCONT, 0)):
         for pid in members:
             os.kill(pid, number)
         time.sleep(lasts_s)  # the fault itself, not a wait for something

@@ -20,9 +20,9 @@ WORKERS = Path(__file__).parents[2] / "tests" / "allreduce"  # where `failing_wo
 
 
 def timing(out: Path):
-    """What is being timed in the first launch in `out`, once something is."""
+    """What is being timed at 4 MiB, for seconds, in the first launch in `out`, once it is."""
     files = LaunchFiles(out / "raw" / "allreduce", 1)
-    return lambda: (now := files.reported()).get("doing") == "timing" and now
+    return lambda: (now := files.reported()).get("doing") == "timing" and now["bytes"] == 4 << 20 and now
 
 
 def to_rank_1(fault, number: int):
