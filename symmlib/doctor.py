@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import mps, profiles, torchrun
+from symmlib import mps, profiles, suite, torchrun
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.machine import ONE_GPU, Machine
@@ -275,6 +275,8 @@ def _profile(name: str, machine: Machine, found: list[Check]) -> Check:
         reason, help_ = obstacle
     elif missing:
         reason, help_ = f"missing: {', '.join(missing)}", "see there"
+    elif not reason:
+        detail += "".join(f" {note}." for note in suite.downloads(profile))
     return Check("profiles", name, not reason, detail, reason, help_, needed)
 
 

@@ -14,7 +14,7 @@ from symmlib.profiles import Profile
 from symmlib.runs import Run, default_reports_dir, digest, write_text
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment
-from symmlib.serving.model import find_model
+from symmlib.serving.model import find_model, to_download
 from symmlib.serving.turns import require_all_blocks
 from symmlib.vllm_plugin import ROUTER
 
@@ -63,6 +63,12 @@ def validate(profile: Profile) -> None:
         )
 
 
+def downloads(profile: Profile) -> list[str]:
+    """What is said before anything starts of models that servers would have to download (`to_download`)."""
+    models = dict.fromkeys(section["model"] for section in profile.parameters.values() if "model" in section)
+    return [note for note in map(to_download, models) if note]
+
+
 def _require_routes(profile: Profile) -> None:
     """Refuse to serve the router at a TP for which the profile measures no all-reduces: it would have no routes."""
     if not {"02_allreduce", "03_routing"} <= profile.parameters.keys():
@@ -95,6 +101,8 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
             run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
             write_text(run.path / "params.yaml", profile.dumps())
         progress.say(f"{'resuming' if resume else 'run'} {run.path}")
+        for note in downloads(profile):
+            progress.say(note)
         try:
             _execute_steps(run, profile, _durations(profile, reports_dir))
         except BaseException as error:

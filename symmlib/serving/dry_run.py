@@ -11,7 +11,7 @@ from symmlib.provenance import cores
 from symmlib.serving import estimate, load, server, workload
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment, place_of
-from symmlib.serving.model import Model, find_model
+from symmlib.serving.model import Model, find_model, to_download
 from symmlib.serving.parts import ALL, Part
 from symmlib.serving.turns import all_turns
 
@@ -23,6 +23,7 @@ def in_words(experiment: ServingExperiment, kind: str, routing_table: Path | Non
     servers = len(part.turns(turns))
     lines = [
         f"model     {experiment.model}",
+        *([f"note      {note}"] if (note := to_download(experiment.model)) else []),
         f"requests  {workload.in_words(experiment)}",
         f"arms      {', '.join(experiment.arm_names)}",
         f"compared  {'; '.join(f'{treatment} with {baseline}' for baseline, treatment in experiment.pairs())}",

@@ -94,6 +94,28 @@ def find_model(name: str, place: Path | None = None) -> Model:
     return Model(name, dummy=False, local=False)
 
 
+def to_download(name: str) -> str:
+    """What there is to know before a server downloads the hub's model `name`, in words; empty where nothing is to be.
+
+    That is so for our own models, for directories, for what the hub's cache on this machine holds, and where the hub's
+    library is not installed.
+    """
+    if name in (*OURS, arithmetic_model.NAME) or find_model(name).local:
+        return ""
+    try:
+        from huggingface_hub import constants, get_token, try_to_load_from_cache
+    except ImportError:
+        return ""
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return ""
+    obstacle = ""
+    if constants.HF_HUB_OFFLINE:
+        obstacle = ", which HF_HUB_OFFLINE forbids"
+    elif not get_token():
+        obstacle = ", without a token (HF_TOKEN), which models under a licence need"
+    return f"{name} is not in the hub's cache here, so the first server downloads it{obstacle}"
+
+
 def make_model(place: Path, name: str = TINY) -> Path:
     """Write the configuration and tokenizer of one of our models into the directory `place`: always the same bytes.
 

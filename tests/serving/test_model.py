@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from huggingface_hub import constants
 from tokenizers import Tokenizer
 
 from symmlib.errors import UsageError
-from symmlib.serving.model import find_model, make_model
+from symmlib.serving.model import OURS, find_model, make_model, to_download
 
 
 def test_the_tiny_model_is_the_same_bytes_every_time(tmp_path):
@@ -52,3 +53,33 @@ def test_a_directory_without_a_config_is_refused_and_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="is a file"):
         find_model(str(tmp_path / "config.json"), tmp_path)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the hub's, on a machine that has no token and is not told to stay offline."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+def test_a_hub_model_that_is_not_here_is_told_of_with_what_may_keep_it_from_coming(hub_cache, monkeypatch):
+    told = "some/model is not in the hub's cache here, so the first server downloads it"
+    assert to_download("some/model") == f"{told}, without a token (HF_TOKEN), which models under a licence need"
+    monkeypatch.setenv("HF_TOKEN", "hf_not-a-real-one")
+    assert to_download("some/model") == told
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert to_download("some/model") == f"{told}, which HF_HUB_OFFLINE forbids"
+
+
+def test_nothing_is_told_of_models_that_are_here(hub_cache, tmp_path):
+    kept = hub_cache / "models--some--model"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0123abcd")
+    (kept / "snapshots" / "0123abcd").mkdir(parents=True)
+    for directory in (kept / "snapshots" / "0123abcd", tmp_path):
+        (directory / "config.json").write_text("{}")
+    assert [name for name in ("some/model", str(tmp_path), "arithmetic", *OURS) if to_download(name)] == []
