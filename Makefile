@@ -11,6 +11,9 @@ FAULTS ?= tests_faults
 
 export PYTHON HASHES
 
+# An option and its value, quoted; nothing where there is no value.
+option = $(if $(2),$(1) '$(subst ','\'',$(2))')
+
 .PHONY: help report test test-gpu test-faults lab doctor setup
 
 help:
@@ -24,7 +27,7 @@ help:
 	@echo "make setup               only install (STACK=cpu or gpu against what the machine suggests)"
 
 report: setup
-	@.venv/bin/symmlib run $(PROFILE) $(if $(MODEL),--model '$(MODEL)') $(if $(TP),--tp '$(TP)') $(if $(QPS),--qps '$(QPS)')
+	@.venv/bin/symmlib run $(PROFILE) $(call option,--model,$(MODEL)) $(call option,--tp,$(TP)) $(call option,--qps,$(QPS))
 
 test: setup
 	@scripts/browser.sh

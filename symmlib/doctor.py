@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symmlib import mps, profiles, suite, torchrun
+from symmlib import mps, profiles, torchrun
 from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError
 from symmlib.machine import ONE_GPU, Machine
@@ -276,7 +276,7 @@ def _profile(name: str, machine: Machine, found: list[Check]) -> Check:
     elif missing:
         reason, help_ = f"missing: {', '.join(missing)}", "see there"
     elif not reason:
-        detail += "".join(f" {note}." for note in suite.downloads(profile))
+        detail += "".join(f" {note}." for note in profile.downloads())
     return Check("profiles", name, not reason, detail, reason, help_, needed)
 
 

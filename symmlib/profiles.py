@@ -17,6 +17,7 @@ from symmlib.runs import digest
 DIRECTORY = notebooks.DIRECTORY / "profiles"
 ALLREDUCE = "02_allreduce"
 SERVING = "04_serving"
+ACCURACY = "05_accuracy"
 _KEYS = {"name": str, "description": str, "parameters": dict}
 
 
@@ -42,21 +43,35 @@ class Profile:
     def with_load(
         self, *, model: str | None = None, tp: list[int] | None = None, qps: list[float] | None = None
     ) -> "Profile":
-        """The same with another model, other tensor-parallel sizes or request rates, in every section that has them.
+        """The same for another load: a model, tensor-parallel sizes, request rates, in every section that has them.
 
-        The sizes are those that 02_allreduce measures too, as the router needs routes for what is served. None leaves
-        what the profile says. Raises `UsageError` where no section has what is given.
+        The sizes become the world sizes of 02_allreduce, as the router needs routes for what is served. 05_accuracy,
+        whose answers depend little on them, keeps those of its own that are among them, if any. None leaves what the
+        profile says. Raises `UsageError` where no section has what is given.
         """
         parameters = {name: dict(section) for name, section in self.parameters.items()}
-        for key, value in (("model", model), ("tp", tp), ("qps", qps)):
-            having = [section for section in parameters.values() if key in section]
-            if value is not None and not having:
-                raise UsageError(f"the profile {self.name} has no section with a {key} to change.")
-            for section in having if value is not None else ():
+        changes = {key: value for key, value in (("model", model), ("tp", tp), ("qps", qps)) if value is not None}
+        for key, value in changes.items():
+            sections = [section for section in parameters.values() if key in section]
+            for section in sections:
                 section[key] = value
-        if tp is not None and ALLREDUCE in parameters:
-            parameters[ALLREDUCE]["world_size"] = tp if len(tp) > 1 else tp[0]
-        return replace(self, parameters=parameters)
+            if key == "tp" and ALLREDUCE in parameters:
+                parameters[ALLREDUCE]["world_size"] = value if len(value) > 1 else value[0]
+            elif not sections:
+                raise UsageError(f"the profile {self.name} has no section with a {key} to change.")
+        if tp is not None and (
+            kept := [size for size in self.parameters.get(ACCURACY, {}).get("tp", []) if size in tp]
+        ):
+            parameters[ACCURACY]["tp"] = kept
+        said = "".join(f" {key}: {value}." for key, value in changes.items())
+        return replace(self, parameters=parameters, description=self.description + said)
+
+    def downloads(self) -> list[str]:
+        """What there is to know of models that servers would have to download (`model.to_download`)."""
+        from symmlib.serving.model import to_download  # `symmlib doctor` works before torch is there
+
+        models = dict.fromkeys(section["model"] for section in self.parameters.values() if "model" in section)
+        return [note for note in map(to_download, models) if note]
 
     def serving(self) -> dict:
         """Its section 04_serving. Raises `UsageError` where it has none."""

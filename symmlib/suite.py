@@ -1,7 +1,6 @@
 """A profile from start to finish: its notebooks in order, then the report. What `symmlib run` and `make report` do."""
 
 import contextlib
-from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +11,11 @@ from symmlib.backends import BACKENDS
 from symmlib.errors import SymmlibError, UsageError, unknown
 from symmlib.profiles import Profile
 from symmlib.runs import Run, default_reports_dir, digest, write_text
+from symmlib.serving.accuracy import AccuracyExperiment
 from symmlib.serving.arms import Arm
 from symmlib.serving.experiment import ServingExperiment
-from symmlib.serving.model import find_model, to_download
+from symmlib.serving.model import find_model
 from symmlib.serving.turns import require_all_blocks
-from symmlib.vllm_plugin import ROUTER
 
 # A step whose input was made anew is out of date, whatever its own parameters say.
 # 05_accuracy keeps its gates beside those of 04_serving, which writes them anew.
@@ -29,9 +28,9 @@ INPUTS = {
 
 # Notebooks whose parameters are the fields of a plan that checks itself.
 PLANS = {
-    "02_allreduce": ("symmlib.allreduce", "AllReducePlan"),
-    "04_serving": ("symmlib.serving", "ServingExperiment"),
-    "05_accuracy": ("symmlib.serving.accuracy", "AccuracyExperiment"),
+    "02_allreduce": AllReducePlan,
+    "04_serving": ServingExperiment,
+    "05_accuracy": AccuracyExperiment,
 }
 
 NUMERICS = "numerics_backends"  # of 05_accuracy, beside its plan's
@@ -39,17 +38,14 @@ NUMERICS = "numerics_backends"  # of 05_accuracy, beside its plan's
 
 def validate(profile: Profile) -> None:
     """Raise `UsageError` now for what a notebook would refuse later, such as a backend that does not exist."""
-    for name, (module, plan) in PLANS.items():
+    for name, plan in PLANS.items():
         if name in profile.parameters:
             try:
-                getattr(import_module(module), plan)(
-                    **{key: value for key, value in profile.parameters[name].items() if key != NUMERICS}
-                )
+                plan(**{key: value for key, value in profile.parameters[name].items() if key != NUMERICS})
                 if "model" in profile.parameters[name]:
                     find_model(profile.parameters[name]["model"])
             except UsageError as error:
                 raise UsageError(f"profile {profile.name}: {name}: {error}") from None
-    _require_routes(profile)
     routing = profile.parameters.get("03_routing", {})
     named = [("03_routing", name) for name in [*routing.get("candidates", []), routing.get("incumbent")] if name]
     named += [("05_accuracy", name) for name in profile.parameters.get("05_accuracy", {}).get(NUMERICS, [])]
@@ -63,25 +59,20 @@ def validate(profile: Profile) -> None:
         )
 
 
-def downloads(profile: Profile) -> list[str]:
-    """What is said before anything starts of models that servers would have to download (`to_download`)."""
-    models = dict.fromkeys(section["model"] for section in profile.parameters.values() if "model" in section)
-    return [note for note in map(to_download, models) if note]
-
-
-def _require_routes(profile: Profile) -> None:
-    """Refuse to serve the router at a TP for which the profile measures no all-reduces: it would have no routes."""
+def require_routes(profile: Profile) -> None:
+    """Raise `UsageError` where the router would be served at a TP for which the profile measures no all-reduces, and so
+    derives no routes."""
     if not {"02_allreduce", "03_routing"} <= profile.parameters.keys():
         return
     measured = AllReducePlan(**profile.parameters["02_allreduce"]).world_sizes
     for step in ("04_serving", "05_accuracy"):
         section = profile.parameters.get(step, {"arms": [], "tp": []})
         lacking = [tp for tp in section["tp"] if tp not in measured]
-        if lacking and any(Arm.of(arm).all_reduce == ROUTER for arm in section["arms"]):
+        if lacking and any(Arm.of(arm).is_routed for arm in section["arms"]):
             raise UsageError(
                 f"profile {profile.name}: {step}: tp {lacking[0]} is not among the world_size of 02_allreduce "
-                f"({', '.join(map(str, measured))}), so that the router would have no routes for it. Measure it there "
-                "too; the option --tp sets both."
+                f"({', '.join(map(str, measured))}), so that the router would have no routes for it. Name it there, "
+                "too; `symmlib run --tp` sets both."
             )
 
 
@@ -101,7 +92,7 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
             run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
             write_text(run.path / "params.yaml", profile.dumps())
         progress.say(f"{'resuming' if resume else 'run'} {run.path}")
-        for note in downloads(profile):
+        for note in profile.downloads():
             progress.say(note)
         try:
             _execute_steps(run, profile, _durations(profile, reports_dir))

@@ -89,7 +89,10 @@ class Terminal:
             rows = without_clock(self.screen())
             if len(rows) == len(beginnings) and all(map(str.startswith, rows, beginnings)):
                 return
-            self.read_more()
+            try:
+                self.read_more()
+            except OSError:
+                raise AssertionError(f"it ended, and showed {rows}") from None
 
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)

@@ -158,8 +158,19 @@ def test_another_model_tp_and_rate_are_set_wherever_a_profile_has_them():
     for step in ("04_serving", "05_accuracy"):
         assert changed.parameters[step]["model"] == "tiny" and changed.parameters[step]["tp"] == [4, 2]
     assert changed.parameters["04_serving"]["qps"] == [0.5]
+    assert changed.description.endswith("some two hours. model: tiny. tp: [4, 2]. qps: [0.5].")
     suite.validate(changed)
+    suite.require_routes(changed)
     assert profiles.load("b200-tp8").with_load() == profiles.load("b200-tp8")
+
+
+def test_accuracy_keeps_its_own_sizes_where_they_are_among_the_new_ones():
+    asked = [profiles.load("pr20759-b200").with_load(tp=tp).parameters["05_accuracy"]["tp"] for tp in ([8, 4], [8])]
+    assert asked == [[4], [8]]  # of 4
+
+
+def test_where_nothing_is_served_tp_is_the_ranks_that_are_measured():
+    assert profiles.load("nvlink-8").with_load(tp=[4]).parameters["02_allreduce"]["world_size"] == 4
 
 
 def test_one_tp_is_one_world_size_and_the_same_load_the_same_profile():
@@ -176,6 +187,6 @@ def test_a_load_that_a_profile_has_no_place_for_is_refused():
 def test_the_router_is_not_served_at_a_tp_without_routes():
     parameters = {"02_allreduce": {"world_size": [2, 8]}, "03_routing": {}, "04_serving": {"tp": [2, 4]}}
     with pytest.raises(UsageError, match=r"04_serving: tp 4 is not among the world_size of 02_allreduce \(2, 8\)"):
-        suite.validate(profiles.parse({"name": "mine", "parameters": parameters}, "test"))
+        suite.require_routes(profiles.parse({"name": "mine", "parameters": parameters}, "test"))
     parameters["04_serving"] |= {"arms": ["gloo", "vllm/shm"], "treatment": "vllm/shm"}
-    suite.validate(profiles.parse({"name": "mine", "parameters": parameters}, "test"))
+    suite.require_routes(profiles.parse({"name": "mine", "parameters": parameters}, "test"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from symmlib import patience
 from symmlib.allreduce.plan import AllReducePlan
-from symmlib.allreduce.samples import CLOSING, LaunchFiles
+from symmlib.allreduce.samples import CLOSING, OPENING, LaunchFiles
 from symmlib.backends import ONE_GPU
 from symmlib.errors import SymmlibError
 from symmlib.live import Status, live
@@ -24,14 +24,15 @@ from symmlib.sizes import format_size
 from symmlib.torchrun import command
 
 POLL_S = 0.2
-START_S = 300  # for ranks to say that they have started: torch's imports on a crowded machine, or from a cold disk
+# For ranks to start, and then to open their backends: imports and compilers on a crowded machine, or from a cold disk.
+START_S = 300
 
 
 @dataclass
 class Launches:
     """The launches of one measurement, in `raw`; they count on from `number`, whatever plan they are of.
 
-    `worker` is the module that every rank runs; a launch that has started and makes no progress for
+    `worker` is the module that every rank runs; a launch whose backends are open and that makes no progress for
     `stall_s` seconds is ended.
     """
 
@@ -133,7 +134,8 @@ def torchrun(
             if now != seen:
                 tell(now, seen)
                 seen, moved = now, time.monotonic()
-            limit_s = stall_s if "backend" in seen else max(stall_s, patience.seconds(START_S))
+            starting = seen.get("doing", OPENING) == OPENING
+            limit_s = max(stall_s, patience.seconds(START_S)) if starting else stall_s
             if time.monotonic() - moved > limit_s:
                 halted = group.dump_stacks()
                 return f"made no progress for {limit_s:g} s{halted}{_first_error(group)}", group.tail(60)

@@ -22,7 +22,7 @@ from symmlib import patience
 from symmlib.allreduce.cases import ANY_NAN, INPUTS, as_text, cases, inputs
 from symmlib.allreduce.launches import device_key
 from symmlib.allreduce.numerics import NumericsPlan
-from symmlib.allreduce.samples import CLOSING, LaunchFiles
+from symmlib.allreduce.samples import CLOSING, OPENING, LaunchFiles
 from symmlib.analysis.numerics import Found, histogram_of, judge, promised, special_sums
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.torchrun import join
@@ -66,7 +66,7 @@ class Rank:
         self.where = {"world_size": plan.world_size, "device": device_key(plan) if self.rank == 0 else ""}
 
     def run(self) -> None:
-        self._report(doing="opening backends")
+        self._report(doing=OPENING)
         backends = open_backends(self.names, dist.group.WORLD, self.device, host_timeout_s=HOST_TIMEOUT_S)
         for name, backend in backends.items():
             for dtype in self.plan.dtypes:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from symmlib.progress import say
 
+OPENING = "opening backends"  # the first that a rank reports to be doing
 CLOSING = "closing backends"  # what a rank reports to be doing when everything is measured
 SAMPLE_COLUMNS = ["launch", "round", "backend", "world_size", "dtype", "mode", "bytes", "iteration", "time_us"]
 CHECK_COLUMNS = [

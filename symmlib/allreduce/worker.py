@@ -22,7 +22,7 @@ import torch.distributed as dist
 from symmlib import patience
 from symmlib.allreduce.correctness import Sums, check, differing, make_sums
 from symmlib.allreduce.plan import ROUTER, AllReducePlan
-from symmlib.allreduce.samples import CLOSING, LaunchFiles
+from symmlib.allreduce.samples import CLOSING, OPENING, LaunchFiles
 from symmlib.allreduce.timing import PROBES, CpuLoop, GpuLoop, Messages, iterations_that_fit
 from symmlib.communicators.catalog import close_backends, open_backends
 from symmlib.communicators.gpu import describe
@@ -88,7 +88,7 @@ class Launch:
         self.failed: dict[str, str] = {}
 
     def run(self) -> None:
-        self._report(doing="opening backends")
+        self._report(doing=OPENING)
         self.backends = self._open()
         self.starter = self._open_starter()
         gpu = describe(self.control, self.device) if self.device.type == "cuda" else None

@@ -30,16 +30,21 @@ def add_blocks(command: argparse.ArgumentParser) -> None:
 
 
 def add_model_and_tp(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", metavar="NAME", help="instead of the profile's: a hub id, a directory, or a Llama "
-                         "with random weights (tiny, dummy-8b, dummy-70b)")  # fmt: skip
-    command.add_argument("--tp", type=sizes, metavar="N,...", help="instead of the profile's tensor-parallel sizes")
+    command.add_argument("--model", type=model, metavar="NAME", help="instead of the profile's models: a hub id, a "
+                         "directory, or a Llama with random weights (tiny, dummy-8b, dummy-70b)")  # fmt: skip
+    command.add_argument("--tp", type=tp_sizes, metavar="N,...", help="instead of the profile's tensor-parallel sizes")
 
 
 def add_qps(command: argparse.ArgumentParser) -> None:
     command.add_argument("--qps", type=rates, metavar="R,...", help="instead of the profile's requests per second")
 
 
-def sizes(text: str) -> list[int]:
+def model(text: str) -> str:
+    """A model's name; of a directory its whole path, as notebooks run in another one."""
+    return str(path(text).resolve()) if Path(text).is_dir() else text
+
+
+def tp_sizes(text: str) -> list[int]:
     """Tensor-parallel sizes by commas."""
     return _by_commas(text, int, "a tensor-parallel size nor several, such as 4,8")
 

@@ -63,7 +63,11 @@ def run(arguments) -> int:
     profile = profiles.load(name).with_load(**load)
     suite.validate(profile)
     if resume is None and (resume := suite.unfinished(name, profile)):
-        progress.say(f"this run did not end: going on with it. A new one: symmlib run {profile.name}")
+        progress.say(
+            "this run did not end: going on with it. To begin anew: symmlib run with a copy of its params.yaml"
+        )
+    if resume is None:
+        suite.require_routes(profile)
     if (blocks := arguments.blocks) is not None:
         profile = suite.with_blocks(resume, profile, blocks) if resume else profile.with_blocks(blocks)
         suite.validate(profile)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from symmlib.errors import UsageError, unknown
 from symmlib.provenance import secret_in
 from symmlib.serving.claim import MARK
-from symmlib.vllm_plugin import CHOICES
+from symmlib.vllm_plugin import CHOICES, ROUTER
 
 VLLM_DEFAULT = "vllm-default"  # vLLM's own choice of all-reduce: the plug-in is not switched on
 ALL_REDUCES = (VLLM_DEFAULT, *CHOICES)
@@ -80,6 +80,11 @@ class Arm:
     def is_plugged(self) -> bool:
         """Whether symmlib's plug-in serves it, and leaves a trace."""
         return self.all_reduce != VLLM_DEFAULT
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether a routing table says what serves it."""
+        return self.all_reduce == ROUTER
 
     def as_dict(self) -> dict:
         """Plain data, as `of` takes it."""

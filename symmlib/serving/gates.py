@@ -18,7 +18,6 @@ import pandas as pd
 from symmlib.analysis import serving as analysis
 from symmlib.serving.arms import Arm
 from symmlib.serving.load import SCHEDULE
-from symmlib.vllm_plugin import ROUTER
 
 RATE_TOLERANCE = 0.02
 LAG_TOLERANCE_S = 0.25  # in the sending of a request: the client may share its cores with servers
@@ -282,7 +281,7 @@ def _log(member: Measurement) -> tuple[bool, str]:
 
 def _intended(arm: Arm, call: dict) -> bool:
     """Whether the arm meant this backend: the router means whatever its table says."""
-    return call["by_table"] if arm.all_reduce == ROUTER else call["backend"] == arm.all_reduce
+    return call["by_table"] if arm.is_routed else call["backend"] == arm.all_reduce
 
 
 def _judge(gates: Gates, gate: str, cell: str, members: list[Measurement], seen: list[tuple[bool, str]]) -> None:

@@ -50,9 +50,15 @@ _SHAPES = {  # all-reduces a step at TP>1: two a layer and one for the embedding
     },
 }
 OURS = tuple(_SHAPES)
+# One of these is among the files of any model with weights.
+_OF_WEIGHTS = tuple(
+    f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
+)
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(
+    r"(?!.*(--|\.\.|\.git$))\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII
+)  # as the hub's library has it
 _WHAT_IS_ONE = (
     "Give 'tiny', 'arithmetic', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
     "meta-llama/Llama-3.1-70B-Instruct."
@@ -97,8 +103,8 @@ def find_model(name: str, place: Path | None = None) -> Model:
 def to_download(name: str) -> str:
     """What there is to know before a server downloads the hub's model `name`, in words; empty where nothing is to be.
 
-    That is so for our own models, for directories, for what the hub's cache on this machine holds, and where the hub's
-    library is not installed.
+    That is so for our own models, for directories, for what the hub's cache on this machine has (a download that was
+    interrupted can look like a whole one), and where the hub's library is not installed.
     """
     if name in (*OURS, arithmetic_model.NAME) or find_model(name).local:
         return ""
@@ -106,7 +112,7 @@ def to_download(name: str) -> str:
         from huggingface_hub import constants, get_token, try_to_load_from_cache
     except ImportError:
         return ""
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _OF_WEIGHTS):
         return ""
     obstacle = ""
     if constants.HF_HUB_OFFLINE:

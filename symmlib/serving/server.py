@@ -73,7 +73,7 @@ def environment(
     machine has fewer cores than ranks and no GPU.
     """
     plugged = arm.is_plugged
-    routed = routing_table and arm.all_reduce == ROUTER
+    routed = routing_table and arm.is_routed
     table = str(Path(routing_table).resolve()) if routed else None
     changes: dict[str, str | None] = {
         "SYMMLIB_ALLREDUCE": arm.all_reduce if plugged else None,

@@ -20,7 +20,6 @@ from symmlib.serving import claim, floor, server, workload
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import OURS, find_model
 from symmlib.serving.turns import Turn
-from symmlib.vllm_plugin import ROUTER
 
 # Environment variables that may differ within an experiment: symmlib's own, which GPU it is, and where things are.
 _MAY_DIFFER = re.compile(r"^SYMMLIB_|^CUDA_VISIBLE_DEVICES$|(CACHE|ROOT|HOME|PORT|PATH|DIR|RANK)$")
@@ -84,7 +83,7 @@ class Session:
             "workload": workload.in_words(self.experiment),
             "vllm": metadata.version("vllm"),
         }
-        routed = any(arm.all_reduce == ROUTER for arm in self.experiment.arms)
+        routed = any(arm.is_routed for arm in self.experiment.arms)
         key = floor.load_key(self.experiment, self.kind)
         identity = {
             "machine or load": key,

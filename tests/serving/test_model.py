@@ -4,6 +4,7 @@ import json
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from tokenizers import Tokenizer
 
 from symmlib.errors import UsageError
@@ -55,6 +56,21 @@ def test_a_directory_without_a_config_is_refused_and_named(tmp_path):
         find_model(str(tmp_path / "config.json"), tmp_path)
 
 
+NAMES = ("a/b", "a_b/C-3.1", "_a/b_", "a/b--c", "../x", "a/..", "a/b..c", "a/b.git", "a.git/b", "-a/b", "a/b-", "a./b",
+         "ä/ö", "a/" + "b" * 96, "a/" + "b" * 97, "a/b/c", "a/")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_hub_would_refuse_is_refused_here(name):
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        with pytest.raises(UsageError, match="there is no model|is a file"):
+            find_model(name)
+    else:
+        assert find_model(name).name == name
+
+
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
     """An empty cache of the hub's, on a machine that has no token and is not told to stay offline."""
@@ -82,4 +98,6 @@ def test_nothing_is_told_of_models_that_are_here(hub_cache, tmp_path):
     (kept / "snapshots" / "0123abcd").mkdir(parents=True)
     for directory in (kept / "snapshots" / "0123abcd", tmp_path):
         (directory / "config.json").write_text("{}")
+    assert to_download("some/model"), "only its configuration is here"
+    (kept / "snapshots" / "0123abcd" / "model.safetensors.index.json").write_text("{}")
     assert [name for name in ("some/model", str(tmp_path), "arithmetic", *OURS) if to_download(name)] == []
