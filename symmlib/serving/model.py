@@ -51,14 +51,11 @@ _SHAPES = {  # all-reduces a step at TP>1: two a layer and one for the embedding
 }
 OURS = tuple(_SHAPES)
 # One of these is among the files of any model with weights.
-_OF_WEIGHTS = tuple(
-    f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
-)
+_OF_WEIGHTS = [f"{stem}{end}" for stem in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
-_HUB_ID = re.compile(
-    r"(?!.*(--|\.\.|\.git$))\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII
-)  # as the hub's library has it
+# As the hub's own library checks it.
+_HUB_ID = re.compile(r"(?!.*(--|\.\.|\.git$))\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 _WHAT_IS_ONE = (
     "Give 'tiny', 'arithmetic', 'dummy-8b', 'dummy-70b', a directory with a config.json, or a hub id such as "
     "meta-llama/Llama-3.1-70B-Instruct."
