@@ -156,7 +156,7 @@ def sleep_below(depth):
     sleep_below(depth - 1) if depth else time.sleep(600)
 for _ in range(8):
     threading.Thread(target=sleep_below, args=(80,), daemon=True).start()
-print("ready", flush=True)
+print("ready\\n", end="", flush=True)  # in one piece: unbuffered output writes a line's end by itself
 sleep_below(80)
 """
 
