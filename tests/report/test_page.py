@@ -179,22 +179,26 @@ def comparison_rows(run_dir) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("ran", "blocks", "asked"),
-    [(3, 3, "--blocks 6"), (15, 15, "--blocks 20"), (20, 20, None), (2, 3, None), (3, "3", None), (3, None, None)],
+    ("ran", "blocks", "suggested"),
+    [(3, 3, 6), (15, 15, 20), (20, 20, None), (2, 3, None), (3, "3", None), (3, None, None)],
 )
-def test_the_page_says_how_to_add_blocks_where_those_asked_for_ran(whole_run, comparison, ran, blocks, asked):
+def test_more_blocks_are_suggested_where_those_asked_for_ran(whole_run, comparison, ran, blocks, suggested):
     write_csv(whole_run / "results" / "comparison.csv", comparison.assign(blocks=ran))
     write_json(whole_run / "raw" / "serving" / "experiment.json", {"blocks": blocks})
-    alone = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
-    assert "--blocks" not in alone  # as where it was published: what servers left is not there to go on with
+    # As where it was published: what servers left is not there to go on with.
+    assert sections.suggested_blocks(contents.read(whole_run)) is None
+    write_json(whole_run / "raw" / "serving" / "block-1" / "tp2-gloo" / "turn.json", {})
+    assert sections.suggested_blocks(contents.read(whole_run)) == suggested
+
+
+def test_the_page_says_how_to_add_the_blocks_that_are_suggested(whole_run):
+    write_json(whole_run / "raw" / "serving" / "experiment.json", {"blocks": 3})
+    assert "--blocks" not in Reader(make_report(whole_run).read_text(encoding="utf-8")).text
     write_json(whole_run / "raw" / "serving" / "block-1" / "tp2-gloo" / "turn.json", {})
     text = Reader(make_report(whole_run).read_text(encoding="utf-8")).text
+    run_id = json.loads((whole_run / "manifest.json").read_text(encoding="utf-8"))["run_id"]
+    assert f".venv/bin/symmlib run --resume reports/runs/{run_id} --blocks 6" in text
     assert "the section “suggested blocks”" not in text
-    if asked is None:
-        assert "--blocks" not in text
-    else:
-        run_id = json.loads((whole_run / "manifest.json").read_text(encoding="utf-8"))["run_id"]
-        assert f".venv/bin/symmlib run --resume reports/runs/{run_id} {asked}" in text
 
 
 def test_a_failed_step_is_told_by_the_file_that_it_leaves(bare_run):
