@@ -125,11 +125,9 @@ class _Routed:
             without=without,
             beside_a_model=True,
         )
-        if choice != ROUTER:
-            refused = self.router.explain().query("served_by != @choice")
-            if len(refused):
-                self.router.close()
-                raise SymmlibError(f"{ALLREDUCE}={choice}: {refused.reason.iloc[0]}")
+        if choice != ROUTER and (refusals := self.router.refusals()):
+            self.router.close()
+            raise SymmlibError(f"{ALLREDUCE}={choice}: {refusals[0]}")
         self._in_place = _device(communicator).type == "cpu"  # as vLLM's own does it there
 
     def all_reduce(self, tensor):

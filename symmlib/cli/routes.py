@@ -26,7 +26,9 @@ def add(commands) -> None:
     command.add_argument("--results", type=path, nargs="+", metavar="RESULTS",
                          help="what it was derived from (default: the directory of FILE)")  # fmt: skip
     command.add_argument("--launches", type=int, default=3, help="fresh torchruns (default 3)")
-    command.add_argument("--out", type=path, metavar="DIR", help="where check/ and results/ go (default: as --results)")
+    command.add_argument(
+        "--out", type=path, metavar="DIR", help="where check/ and results/ go (default: the directory of FILE)"
+    )
 
 
 def routes_show(arguments) -> int:

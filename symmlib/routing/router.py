@@ -150,6 +150,11 @@ class Router:
         columns = ["dtype", "min_bytes", "max_bytes", "backend", "served_by", "reason"]
         return pd.DataFrame(rows, columns=columns).astype({"max_bytes": "Int64"})
 
+    def refusals(self) -> list[str]:
+        """Why what the table names does not serve, for each of its routes of which that is so."""
+        entries = [entry for routes in self._routes.values() for entry in routes.entries]
+        return [decision.reason for named, _, decision in entries if decision.backend != named]
+
     def close(self) -> None:
         """Close all backends and the trace; compiled programs that use the router say so from now on. Idempotent."""
         ops.withdraw(self.op_name)
