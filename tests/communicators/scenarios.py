@@ -216,6 +216,7 @@ def routes(rank, world_size):
     result["invariant"] = [invariant.route(tensors["small"]).backend, invariant.route(tensors["large"]).backend]
     result["counted"] = sorted(one.decision.backend for one in router.trace.served if one.calls)
     result["explained"] = router.explain().served_by.tolist()
+    result["refusals"] = router.refusals()
     router.close()
     return result
 

@@ -25,6 +25,8 @@ def test_calls_are_counted_and_explained_by_what_served_them(ranks):
     answer = ranks("routes")[0]
     assert answer["counted"] == ["gloo", "gloo", "gloo", "gloo", "host/one_shot", "host/two_shot"]
     assert answer["explained"][:3] == ["host/two_shot", "gloo", "host/one_shot"]
+    (refusal,) = answer["refusals"]  # of the second route
+    assert refusal in answer["middle"][1] and "is unavailable: " in refusal
 
 
 def test_ranks_with_different_tables_all_get_the_same_error(ranks):
