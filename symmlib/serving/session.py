@@ -19,6 +19,7 @@ from symmlib.runs import digest, timestamp, write_text
 from symmlib.serving import claim, floor, server, workload
 from symmlib.serving.experiment import ServingExperiment
 from symmlib.serving.model import OURS, find_model
+from symmlib.serving.routing_table import FILE, own_table
 from symmlib.serving.turns import Turn
 
 # Environment variables that may differ within an experiment: symmlib's own, which GPU it is, and where things are.
@@ -40,7 +41,7 @@ class Session:
 
     def __init__(self, experiment: ServingExperiment, raw: Path, routing_table: Path | None):
         self.raw = raw
-        self.routing_table = routing_table = routing_table or _table_of(raw)
+        self.routing_table = routing_table = routing_table or own_table(raw)
         self.failed: dict[Turn, SymmlibError] = {}
         self.stopped = ""
         self.of_all_servers: dict[str, str] = {}
@@ -68,7 +69,7 @@ class Session:
     def keep_table(self) -> None:
         """Copy the routing table to where servers read it: whoever edits the original meanwhile changes no arm."""
         if self.routing_table is not None:
-            self.routing_table = write_text(self.raw / "routing.toml", self._table_text)
+            self.routing_table = write_text(self.raw / FILE, self._table_text)
 
     def note(self) -> dict:
         """The experiment as raw/serving/experiment.json keeps it.
@@ -160,12 +161,6 @@ class Session:
         for arm, why in left_out.items():
             say(f"without {arm}: {why}")
         return replace(experiment, arms=tuple(arm for arm in experiment.arms if arm.name not in left_out))
-
-
-def _table_of(raw: Path) -> Path | None:
-    """The table that the run has, or that its servers followed before."""
-    tables = (raw.parent.parent / "routing.toml", raw / "routing.toml")
-    return next((table for table in tables if table.is_file()), None)
 
 
 def _plugin_installed() -> bool:
