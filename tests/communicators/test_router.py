@@ -6,15 +6,15 @@ import pytest
 def test_sizes_go_where_the_table_says_and_the_rest_to_the_fallback_with_a_reason(ranks):
     first, second = ranks("routes")
     assert first == second
-    backend = {kind: answer[0] for kind, answer in first.items()}
-    reason = {kind: answer[1] for kind, answer in first.items()}
+    tensors = ("small", "middle", "large", "strided", "no table", "integers")
+    backend, reason, right = ({kind: first[kind][part] for kind in tensors} for part in range(3))
     assert backend["small"] == "host/two_shot" and "64 B" in reason["small"]
     assert backend["large"] == "host/one_shot"
     assert backend["middle"] == "gloo" and "symm_mem/multimem is unavailable" in reason["middle"]
     assert backend["strided"] == "gloo" and "not contiguous" in reason["strided"]
     assert backend["no table"] == "gloo" and "no table for cpu, world size 2, float16" in reason["no table"]
     assert backend["integers"] == "gloo"
-    assert all(first[kind][2] for kind in ("small", "middle", "large", "strided", "no table", "integers"))
+    assert all(right.values())
 
 
 def test_a_batch_invariant_router_serves_every_size_by_one_backend(ranks):
