@@ -92,9 +92,9 @@ def run_profile(profile: Profile, *, reports_dir: Path | None = None, resume: Ru
             run.update(status="running", reason="", ended=None, profile_hash=profile.hash)
             write_text(run.path / "params.yaml", profile.dumps())
         progress.say(f"{'resuming' if resume else 'run'} {run.path}")
-        for note in profile.downloads():
-            progress.say(note)
         try:
+            for note in profile.downloads():
+                progress.say(note)
             _execute_steps(run, profile, _durations(profile, reports_dir))
         except BaseException as error:
             try:
